@@ -1,0 +1,52 @@
+# Everything a newcomer runs. `make demo` and `make test` need nothing but Python 3.11 or newer.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+
+.DEFAULT_GOAL := help
+.PHONY: help setup model demo test lint format types imports wheel-smoke check clean
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+$(INSTALLED): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "edge-uad needs Python 3.11 or newer, $(PYTHON) is $$($(PYTHON) --version); set PYTHON=python3.x"; exit 2; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade --constraint constraints.txt pip
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[export,evaluate]' --group dev
+	@touch $@
+
+setup: $(INSTALLED) ## the environment, in .venv
+
+model: $(INSTALLED) ## the default backbone, fetched and exported into the cache
+	$(BIN)/python -m export.default
+
+demo: $(INSTALLED) ## build a bank, inspect a stream of real frames, leave overlays and a report in demo/
+	$(BIN)/python examples/demo.py
+
+test: $(INSTALLED) ## every test
+	$(BIN)/python -m pytest
+
+lint: $(INSTALLED) ## ruff
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+format: $(INSTALLED) ## put the code into ruff's format
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+types: $(INSTALLED) ## mypy --strict
+	$(BIN)/mypy
+
+imports: $(INSTALLED) ## the layers, by import-linter
+	$(BIN)/lint-imports
+
+wheel-smoke: $(INSTALLED) ## build the wheel, use it in an environment without torch
+	PYTHON=$(PYTHON) BUILD_PYTHON=$(BIN)/python .ci/wheel-smoke
+
+check: test lint types imports wheel-smoke ## all that CI runs
+
+clean: ## everything that make made, but not the cache
+	rm -rf $(VENV) build dist demo .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

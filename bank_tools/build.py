@@ -1,0 +1,181 @@
+"""Good images → bank: embed, keep the foreground, thin out, calibrate."""
+
+import hashlib
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+
+import numpy as np
+
+from bank_tools.calibrate import Coreset, cross_scores, fold_count, thin_out
+from bank_tools.coreset import coreset_size
+from bank_tools.progress import Progress
+from edge_uad import __version__
+from edge_uad.bank import BANK_SCHEMA, PatchBank
+from edge_uad.errors import FrameError, UsageError
+from edge_uad.masking import check_kernel
+from edge_uad.pipeline import Embedder, ForegroundEmbedding
+from edge_uad.records import BankManifest, Box, Float32, Frame, Geometry, ModelCard, UInt8, UnreadableFrame
+from edge_uad.scoring import conformal_threshold
+
+MIN_IMAGES = 2
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recipe:
+    """What a bank is to be: every choice that its manifest records. Defaults are the paper's."""
+
+    geometry: Geometry = Geometry.STRETCH
+    roi: Box | None = None
+    bpm_kernel: int
+    bpm_threshold: float = 0.1
+    top_ratio: float = 0.05
+    neighbours: int = 1
+    coreset_ratio: float = 0.1
+    false_alarm_rate: float = 0.01
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Raise UsageError where a value is out of its range."""
+        check_kernel(self.bpm_kernel)
+        _check(0 <= self.bpm_threshold < 1, "BPM threshold", self.bpm_threshold, "0 to below 1")
+        _check(0 < self.top_ratio <= 1, "top ratio", self.top_ratio, "above 0 to 1")
+        _check(0 < self.coreset_ratio <= 1, "coreset ratio", self.coreset_ratio, "above 0 to 1")
+        _check(0 < self.false_alarm_rate < 1, "false-alarm rate", self.false_alarm_rate, "between 0 and 1")
+        _check(self.neighbours >= 1, "number of neighbours", self.neighbours, "at least 1")
+
+
+@dataclass(slots=True)
+class GoodImages:
+    """What became of the images named for the bank."""
+
+    seen: list[ForegroundEmbedding] = field(default_factory=list)
+    names: list[str] = field(default_factory=list)
+    """Of the seen images."""
+    unreadable: list[tuple[str, str]] = field(default_factory=list)
+    """Name and reason."""
+    empty: list[tuple[str, str]] = field(default_factory=list)
+    """Readable, but without anything to learn from: name and reason."""
+    digests: list[str] = field(default_factory=list)
+    """SHA-256 of each seen image's pixels."""
+
+    @property
+    def n_copies(self) -> int:
+        """Images that are pixel for pixel equal to another one."""
+        return len(self.digests) - len(set(self.digests))
+
+
+def look_at(
+    frames: Iterable[Frame | UnreadableFrame], embedder: Embedder, total: int | None, progress: Progress
+) -> GoodImages:
+    """Embed every good image; list what cannot be used."""
+    images = GoodImages()
+    with progress.step("embedding", total, "images") as done:
+        for frame in frames:
+            name = frame.part_id or f"frame {frame.frame_id}"
+            if isinstance(frame, UnreadableFrame):
+                images.unreadable.append((name, frame.reason))
+            else:
+                _look_at_one(frame.image, name, embedder, images)
+            done(1)
+    return images
+
+
+def _look_at_one(image: UInt8, name: str, embedder: Embedder, images: GoodImages) -> None:
+    try:
+        seen = embedder.embed(image)
+    except FrameError as error:
+        images.empty.append((name, str(error)))
+        return
+    images.seen.append(seen)
+    images.names.append(name)
+    images.digests.append(_pixel_digest(image))
+
+
+@dataclass(frozen=True, slots=True)
+class BuiltBank:
+    """A bank, and what its making showed."""
+
+    bank: PatchBank
+    scores: Float32
+    """(n,), of each good image against a coreset of others."""
+
+
+def build_bank(images: GoodImages, *, recipe: Recipe, embedder: Embedder, progress: Progress) -> BuiltBank:
+    """Make a bank of images already looked at.
+
+    Raises:
+        UsageError: fewer than two usable images: nothing could be calibrated.
+    """
+    if len(images.seen) < MIN_IMAGES:
+        raise UsageError(
+            f"{len(images.seen)} usable images are too few: name at least {MIN_IMAGES} good ones, so that each can be "
+            "scored against the others"
+        )
+    coreset = _thin_out(images.seen, recipe, progress)
+    scores = _calibrate(images.seen, recipe, progress)
+    calibration = np.sort(scores)
+    manifest = _manifest(images, recipe, embedder.backbone.card, calibration, n_patches=len(coreset.patches))
+    bank = PatchBank.sealed(
+        patches=coreset.patches, patch_image=coreset.patch_image, calibration=calibration, manifest=manifest
+    )
+    return BuiltBank(bank, scores)
+
+
+def _thin_out(seen: list[ForegroundEmbedding], recipe: Recipe, progress: Progress) -> Coreset:
+    size = coreset_size(sum(int(one.mask.foreground.sum()) for one in seen), recipe.coreset_ratio)
+    with progress.step("choosing", size, "patches") as done:
+        return thin_out(seen, ratio=recipe.coreset_ratio, seed=recipe.seed, on_chosen=done)
+
+
+def _calibrate(seen: list[ForegroundEmbedding], recipe: Recipe, progress: Progress) -> Float32:
+    with progress.step("calibrating", len(seen), "images") as done:
+        return cross_scores(
+            seen,
+            coreset_ratio=recipe.coreset_ratio,
+            seed=recipe.seed,
+            top_ratio=recipe.top_ratio,
+            neighbours=recipe.neighbours,
+            on_scored=done,
+        )
+
+
+def _manifest(
+    images: GoodImages, recipe: Recipe, card: ModelCard, calibration: Float32, *, n_patches: int
+) -> BankManifest:
+    return BankManifest(
+        bank_id="",
+        schema=BANK_SCHEMA,
+        model_id=card.model_id,
+        backbone=card.backbone,
+        grid_hw=card.grid_hw,
+        geometry=recipe.geometry,
+        roi=recipe.roi,
+        bpm_kernel=recipe.bpm_kernel,
+        bpm_threshold=recipe.bpm_threshold,
+        top_ratio=recipe.top_ratio,
+        neighbours=recipe.neighbours,
+        coreset_ratio=recipe.coreset_ratio,
+        seed=recipe.seed,
+        n_images=len(images.seen),
+        n_unreadable=len(images.unreadable),
+        n_empty=len(images.empty),
+        n_patches=n_patches,
+        calibration_folds=fold_count(len(images.seen)),
+        threshold=conformal_threshold(calibration, recipe.false_alarm_rate),
+        false_alarm_rate=recipe.false_alarm_rate,
+        built_at=datetime.now(UTC).isoformat(timespec="seconds"),
+        built_by=f"edge-uad {__version__}",
+        source_digest=hashlib.sha256("".join(images.digests).encode()).hexdigest(),
+    )
+
+
+def _check(holds: bool, name: str, value: float, allowed: str) -> None:
+    if not holds:
+        raise UsageError(f"the {name} is {value:g}; use {allowed}")
+
+
+def _pixel_digest(image: UInt8) -> str:
+    digest = hashlib.sha256(f"{image.shape}".encode())
+    digest.update(np.ascontiguousarray(image).data)
+    return digest.hexdigest()

@@ -1,0 +1,98 @@
+"""Scores of good images as if the bank had never seen them: where the threshold comes from.
+
+Leaving an image's patches out of the finished coreset would not do: the coreset holds exactly those of its patches
+that lie far from all others, and no substitutes for them, so that the image would score against holes of its own
+making (docs/calibration.md has figures). Instead the images are dealt into folds, and each fold is scored against a
+coreset of the others, made by the same recipe.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from bank_tools.coreset import greedy_coreset
+from edge_uad.bank import PatchSearch
+from edge_uad.pipeline import ForegroundEmbedding
+from edge_uad.records import Float32, Int
+from edge_uad.scoring import image_score
+
+OUTER_FENCE_IQR = 3.0
+FEWEST_FOLDS = 5
+IMAGES_IN_ALL_FOLDS = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Coreset:
+    """The patches kept of some images."""
+
+    patches: Float32
+    """(M, D), images in order."""
+    patch_image: Int
+    """(M,), ascending: the image each came from."""
+
+
+def thin_out(
+    seen: Sequence[ForegroundEmbedding],
+    *,
+    ratio: float,
+    seed: int,
+    on_chosen: Callable[[int], None] = lambda _: None,
+) -> Coreset:
+    """The coreset of all foreground patches of some images, each by its own mask."""
+    counts = [int(one.mask.foreground.sum()) for one in seen]
+    patches = np.concatenate([one.embedding.tokens[one.mask.foreground] for one in seen])
+    rows = greedy_coreset(patches, ratio=ratio, seed=seed, on_chosen=on_chosen)
+    patch_image = np.repeat(np.arange(len(seen)), counts)
+    return Coreset(np.ascontiguousarray(patches[rows]), patch_image[rows])
+
+
+def fold_count(n_images: int) -> int:
+    """How many folds: one per image where they are few, fewer where each costs more, never below five."""
+    return min(n_images, max(FEWEST_FOLDS, IMAGES_IN_ALL_FOLDS // n_images))
+
+
+def cross_scores(
+    seen: Sequence[ForegroundEmbedding],
+    *,
+    coreset_ratio: float,
+    seed: int,
+    top_ratio: float,
+    neighbours: int,
+    on_scored: Callable[[int], None] = lambda _: None,
+) -> Float32:
+    """Score every good image against a coreset of the images of the other folds.
+
+    Args:
+        seen: the good images, at least two.
+        coreset_ratio: as of the bank.
+        seed: of the folds and the coresets.
+        top_ratio: as in inspection.
+        neighbours: as in inspection.
+        on_scored: called with the number of images scored since its last call.
+
+    Returns:
+        float32 (n,), in the order of ``seen``.
+    """
+    n_folds = fold_count(len(seen))
+    fold_of = np.random.default_rng(seed).permutation(len(seen)) % n_folds
+    scores = np.empty(len(seen), np.float32)
+    for fold in range(n_folds):
+        others = [one for one, its_fold in zip(seen, fold_of, strict=True) if its_fold != fold]
+        search = PatchSearch(thin_out(others, ratio=coreset_ratio, seed=seed).patches)
+        for image in np.flatnonzero(fold_of == fold).tolist():
+            distances = search.distances(seen[image].embedding, seen[image].mask, neighbours=neighbours)
+            scores[image] = image_score(distances, top_ratio=top_ratio)
+            on_scored(1)
+    return scores
+
+
+def outliers(scores: Float32) -> list[int]:
+    """Images that score far above the other good ones: beyond Tukey's outer fence, Q3 + 3·IQR; highest first.
+
+    Args:
+        scores: (n,), one per image.
+    """
+    lower, upper = np.quantile(scores, [0.25, 0.75])
+    far = np.flatnonzero(scores > upper + OUTER_FENCE_IQR * (upper - lower))
+    return [int(image) for image in far[np.argsort(-scores[far])]]

@@ -1,0 +1,118 @@
+"""Greedy k-centre coreset (ALGORITHM §4): few patches that lie close to all of them."""
+
+from collections.abc import Callable
+
+import numpy as np
+
+from edge_uad.records import Float32, Int
+
+PROJECTION_DIM = 128
+N_ANCHORS = 10
+BLOCK_ROWS = 8192
+
+
+def coreset_size(n_patches: int, ratio: float) -> int:
+    """How many patches a coreset of this ratio keeps: at least one."""
+    return max(1, round(n_patches * ratio))
+
+
+def greedy_coreset(
+    patches: Float32, *, ratio: float, seed: int, on_chosen: Callable[[int], None] = lambda _: None
+) -> Int:
+    """Choose patches one by one, each the farthest from those chosen before.
+
+    As in the paper's sampler: distances in a random projection to 128 dimensions; a patch's first distance is its mean
+    distance to 10 random anchors. Same patches, ratio and seed give the same choice.
+
+    The farthest patch is found lazily. A distance to the chosen set only ever shrinks, so one that is out of date is
+    an upper bound. A pool of the farthest patches is kept up to date choice by choice; while its farthest lies beyond
+    every bound outside the pool it is the farthest of all. Only then are all the others brought up to date, with all
+    pending choices in one matrix product: the same choices at the speed of arithmetic instead of that of memory.
+    Memory is O(M).
+
+    Args:
+        patches: float32 (M, D).
+        ratio: part to keep, in (0, 1]; 1 keeps all.
+        seed: of projection and anchors.
+        on_chosen: called with the number of patches chosen since its last call.
+
+    Returns:
+        int64 (k,), ascending rows, k = :func:`coreset_size`.
+    """
+    size = coreset_size(len(patches), ratio)
+    if size == len(patches):
+        on_chosen(size)
+        return np.arange(size)
+    rng = np.random.default_rng(seed)
+    points = _project(patches, rng)
+    norms = np.einsum("md,md->m", points, points)
+    to_chosen = _mean_distance_to_anchors(points, norms, rng) ** 2
+    chosen: list[int] = []
+    while len(chosen) < size:
+        fresh = _choose_from_pool(points, norms, to_chosen, size - len(chosen))
+        chosen += fresh
+        _bring_up_to_date(points, norms, to_chosen, np.asarray(fresh))
+        to_chosen[fresh] = -1  # never twice, even where other patches are equal to it
+        on_chosen(len(fresh))
+    return np.sort(np.asarray(chosen, np.int64))
+
+
+def _project(patches: Float32, rng: np.random.Generator) -> Float32:
+    dim = patches.shape[1]
+    if dim <= PROJECTION_DIM:
+        return np.ascontiguousarray(patches, np.float32)
+    projection = rng.standard_normal((dim, PROJECTION_DIM), np.float32) / np.float32(np.sqrt(PROJECTION_DIM))
+    return patches @ projection
+
+
+def _mean_distance_to_anchors(points: Float32, norms: Float32, rng: np.random.Generator) -> Float32:
+    anchors = rng.choice(len(points), min(N_ANCHORS, len(points)), replace=False)
+    mean = np.empty(len(points), np.float32)
+    for rows in _blocks(len(points)):
+        squared = _squared_distances(points[rows], norms[rows], points[anchors], norms[anchors])
+        mean[rows] = np.sqrt(squared).mean(axis=1)
+    return mean
+
+
+def _choose_from_pool(points: Float32, norms: Float32, to_chosen: Float32, most: int) -> list[int]:
+    """The next choices, as many as the farthest points alone can decide; at least one."""
+    pool_size = min(len(points), max(BLOCK_ROWS, len(points) // 32))
+    order = np.argpartition(to_chosen, len(points) - pool_size)
+    pool = np.sort(order[len(points) - pool_size :])
+    outside = order[: len(points) - pool_size]
+    bound = float(to_chosen[outside].max()) if len(outside) else -np.inf
+    pool_points, pool_norms, pool_to_chosen = points[pool], norms[pool], to_chosen[pool]
+    chosen: list[int] = []
+    while len(chosen) < most:
+        farthest = int(pool_to_chosen.argmax())
+        if chosen and pool_to_chosen[farthest] < bound:
+            break
+        chosen.append(int(pool[farthest]))
+        # ‖p − c‖² = ‖p‖² + ‖c‖² − 2 p·c; without clipping, since only the order matters here
+        squared = pool_points @ (-2 * pool_points[farthest])
+        squared += pool_norms
+        squared += pool_norms[farthest]
+        np.minimum(pool_to_chosen, squared, out=pool_to_chosen)
+        pool_to_chosen[farthest] = -1
+    return chosen
+
+
+def _bring_up_to_date(points: Float32, norms: Float32, to_chosen: Float32, fresh: Int) -> None:
+    """Lower ``to_chosen`` in place to the squared distance to the nearest of the fresh choices."""
+    for rows in _blocks(len(points)):
+        for columns in _blocks(len(fresh)):
+            centres = fresh[columns]
+            squared = _squared_distances(points[rows], norms[rows], points[centres], norms[centres])
+            np.minimum(to_chosen[rows], squared.min(axis=1), out=to_chosen[rows])
+
+
+def _squared_distances(points: Float32, norms: Float32, centres: Float32, centre_norms: Float32) -> Float32:
+    squared: Float32 = points @ (-2 * centres.T)
+    squared += norms[:, None]
+    squared += centre_norms
+    np.maximum(squared, 0, out=squared)
+    return squared
+
+
+def _blocks(n: int) -> list[slice]:
+    return [slice(start, min(start + BLOCK_ROWS, n)) for start in range(0, n, BLOCK_ROWS)]

@@ -1,0 +1,30 @@
+"""Pixels → Embedding: the frozen ViT, as a file of ``edge-uad export``."""
+
+from pathlib import Path
+
+from edge_uad.errors import ModelError
+from edge_uad.interfaces import Backbone
+
+
+def open_backbone(path: Path, *, provider: str = "cpu", threads: int = 0) -> Backbone:
+    """Open a model file by its kind: ``.onnx``, or ``.engine`` for a TensorRT engine.
+
+    Args:
+        path: the model file.
+        provider: what runs an ONNX file: cpu, cuda or tensorrt. An engine runs on its own accelerator.
+        threads: for the work inside one inference, on the CPU; 0 for one per core.
+
+    Raises:
+        ModelError: not a model of edge-uad.
+        MissingExtraError: a TensorRT engine, without the [tensorrt] extra.
+        ProviderError: the accelerator asked for is not active.
+    """
+    if path.suffix == ".engine":
+        from edge_uad.backbones.tensorrt import TensorRtBackbone  # noqa: PLC0415  # only engines need it
+
+        return TensorRtBackbone(path)
+    if path.suffix == ".onnx":
+        from edge_uad.backbones.onnx import OnnxBackbone  # noqa: PLC0415  # ONNX Runtime takes a while to load
+
+        return OnnxBackbone(path, provider=provider, threads=threads)
+    raise ModelError(f"model {path} ends neither in .onnx nor in .engine; name a file made by edge-uad export")

@@ -1,0 +1,152 @@
+"""An exported backbone, run by ONNX Runtime."""
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import onnxruntime as ort
+from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
+
+from edge_uad.backbones.card import CARD_KEY, card_from_json, check_pixels
+from edge_uad.errors import ModelError, ProviderError, UsageError
+from edge_uad.records import Embedding, Float32, ModelCard
+
+INPUT_NAME = "pixels"
+OUTPUT_NAMES = ("tokens", "attention")
+
+_PROVIDERS = {
+    "cpu": ("CPUExecutionProvider",),
+    "cuda": ("CUDAExecutionProvider", "CPUExecutionProvider"),
+    # what TensorRT cannot take stays on the GPU
+    "tensorrt": ("TensorrtExecutionProvider", "CUDAExecutionProvider", "CPUExecutionProvider"),
+}
+_MAX_MODEL_BYTES = 2**31 - 1
+"""protobuf holds no more in one file."""
+_LOG_FATAL_ONLY = 4
+_LOAD_ERRORS = (
+    ort_errors.Fail,
+    ort_errors.InvalidArgument,
+    ort_errors.InvalidGraph,
+    ort_errors.InvalidProtobuf,
+    ort_errors.NotImplemented,
+    ort_errors.RuntimeException,
+)
+
+
+class OnnxBackbone:
+    """One session over one file; its card stands in the file's metadata.
+
+    Args:
+        path: the model file.
+        provider: cpu, cuda or tensorrt; what is asked for is what runs, or there is an error.
+        threads: for the work inside one inference; 0 for one per core.
+
+    Raises:
+        ModelError: the file is not there, or not a model of edge-uad.
+        ProviderError: the provider is unknown or not active.
+    """
+
+    def __init__(self, path: Path, *, provider: str = "cpu", threads: int = 0) -> None:
+        content = _read(path)
+        try:
+            self._session = _open_session(content, _wanted_providers(provider), threads)
+        except _LOAD_ERRORS as error:
+            raise ModelError(
+                f"model {path} cannot be loaded: it is damaged, split into several files, or not ONNX; "
+                "run edge-uad export again"
+            ) from error
+        _require_active(self._session, provider)
+        try:
+            self._card = _card_of(self._session, hashlib.sha256(content).hexdigest())
+            _check_signature(self._session, self._card)
+        except ModelError as error:
+            raise ModelError(f"model {path} is not from edge-uad export: {error}; export it again") from error
+
+    @property
+    def card(self) -> ModelCard:
+        """What the model file says of itself."""
+        return self._card
+
+    def embed(self, pixels: Float32) -> list[Embedding]:
+        """Embed a batch. Each result depends on its own image alone.
+
+        Args:
+            pixels: float32 (B, 3, H, W), normalised, H and W as the card says.
+
+        Raises:
+            ValueError: pixels of another shape or type; the caller's mistake.
+        """
+        check_pixels(pixels, self._card)
+        # One run per image: the last bits of a matrix product depend on how many rows it has.
+        embedded: list[Embedding] = []
+        for image in pixels:
+            tokens, attention = self._session.run(OUTPUT_NAMES, {INPUT_NAME: image[None]})
+            embedded.append(Embedding(tokens=tokens[0], attention=attention[0], grid_hw=self._card.grid_hw))
+        return embedded
+
+
+def _read(path: Path) -> bytes:
+    """The whole file at once, so that what is hashed is what is run."""
+    try:
+        if path.stat().st_size > _MAX_MODEL_BYTES:
+            raise ModelError(f"model {path} is larger than an ONNX file can be; name a file made by edge-uad export")
+        return path.read_bytes()
+    except OSError as error:
+        raise ModelError(
+            f"model {path} cannot be read: {error.strerror}; name a file made by edge-uad export"
+        ) from error
+
+
+def _wanted_providers(provider: str) -> list[str]:
+    wanted = _PROVIDERS.get(provider)
+    if wanted is None:
+        raise UsageError(f"the provider {provider!r} is unknown; name one of {', '.join(_PROVIDERS)}")
+    if wanted[0] not in ort.get_available_providers():
+        raise ProviderError(
+            f"this ONNX Runtime has no {wanted[0]}; replace it by that of the [gpu] extra: "
+            "pip uninstall onnxruntime, then pip install 'edge-uad[gpu]'"
+        )
+    return list(wanted)
+
+
+def _open_session(content: bytes, providers: list[str], threads: int) -> Any:
+    options = ort.SessionOptions()
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
+    options.intra_op_num_threads = threads
+    options.log_severity_level = _LOG_FATAL_ONLY  # what goes wrong is raised
+    options.use_deterministic_compute = True
+    # between frames the cores belong to the other stations
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    session = ort.InferenceSession(content, options, providers=providers)
+    session.disable_fallback()
+    return session
+
+
+def _require_active(session: Any, provider: str) -> None:
+    wanted, active = _PROVIDERS[provider][0], session.get_providers()
+    if wanted not in active:
+        raise ProviderError(
+            f"{wanted} was asked for but {', '.join(active)} is active; check the GPU's driver and the CUDA libraries "
+            "that this onnxruntime-gpu needs, or use --provider cpu"
+        )
+
+
+def _card_of(session: Any, model_id: str) -> ModelCard:
+    text = session.get_modelmeta().custom_metadata_map.get(CARD_KEY)
+    if text is None:
+        raise ModelError("it carries no card")
+    return card_from_json(text, model_id)
+
+
+def _check_signature(session: Any, card: ModelCard) -> None:
+    patches = card.grid_hw[0] * card.grid_hw[1]
+    expected = {INPUT_NAME: [3, *card.input_hw], "tokens": [patches, card.dim], "attention": [patches]}
+    nodes = {node.name: node for node in (*session.get_inputs(), *session.get_outputs())}
+    if set(nodes) != set(expected):
+        raise ModelError(f"its inputs and outputs are {', '.join(nodes)} instead of {', '.join(expected)}")
+    for name, shape in expected.items():
+        node = nodes[name]
+        if node.type != "tensor(float)" or node.shape[1:] != shape or isinstance(node.shape[0], int):
+            raise ModelError(
+                f"its {name} is {node.type} {node.shape}, float [batch, {', '.join(map(str, shape))}] expected"
+            )

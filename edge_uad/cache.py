@@ -1,0 +1,20 @@
+"""Where fetched and exported files live on this machine."""
+
+import os
+from pathlib import Path
+
+import platformdirs
+
+DEFAULT_BACKBONE = "dinov2_vits14"
+DEFAULT_INPUT_PX = 224
+
+
+def cache_dir() -> Path:
+    """``$EDGE_UAD_CACHE``, or the user's cache directory. Not created here."""
+    override = os.environ.get("EDGE_UAD_CACHE")
+    return Path(override) if override else Path(platformdirs.user_cache_dir("edge-uad", appauthor=False))
+
+
+def default_model_path() -> Path:
+    """Where the default backbone stands once it has been exported (or brought by hand)."""
+    return cache_dir() / "models" / f"{DEFAULT_BACKBONE}-{DEFAULT_INPUT_PX}.onnx"

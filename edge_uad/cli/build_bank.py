@@ -1,0 +1,146 @@
+"""``edge-uad build-bank``: good images in, one bank file out."""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from edge_uad.cli.console import TerminalProgress, console, stderr, warn
+from edge_uad.cli.model import model_or_default
+from edge_uad.cli.options import JsonOption, ModelOption, ProviderOption, ThreadsOption, parse_roi
+from edge_uad.records import Geometry
+
+if TYPE_CHECKING:
+    from bank_tools.build import BuiltBank, GoodImages
+    from edge_uad.records import BankManifest
+
+SHOWN_FILES = 20
+
+
+def build_bank(
+    normals: Annotated[str, typer.Argument(help="Good images: a folder, a quoted glob, or a video file.")],
+    *,
+    out: Annotated[Path, typer.Option("--out", help="Where the bank goes.")] = Path("bank.safetensors"),
+    model: ModelOption = None,
+    coreset: Annotated[float, typer.Option("--coreset", help="Part of the patches to keep, above 0 to 1.")] = 0.1,
+    bpm_kernel: Annotated[
+        int | None,
+        typer.Option(
+            "--bpm-kernel", help="Smoothing of the mask, in patches, odd.", show_default="a quarter of the grid"
+        ),
+    ] = None,
+    bpm_threshold: Annotated[
+        float, typer.Option("--bpm-threshold", min=0, help="Foreground is above this; 0 keeps every patch.")
+    ] = 0.1,
+    top_ratio: Annotated[float, typer.Option("--top-ratio", help="Part of the patches that makes the score.")] = 0.05,
+    neighbours: Annotated[int, typer.Option("--neighbours", min=1, help="Bank patches each patch is compared to.")] = 1,
+    geometry: Annotated[
+        Geometry, typer.Option("--geometry", help="How images come to the model's size.")
+    ] = Geometry.STRETCH,
+    roi: Annotated[str | None, typer.Option("--roi", help="Region of interest x,y,w,h in image pixels.")] = None,
+    false_alarm_rate: Annotated[
+        float, typer.Option("--false-alarm-rate", help="Part of good parts that may be called anomalous.")
+    ] = 0.01,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Of the coreset.")] = 0,
+    provider: ProviderOption = "cpu",
+    threads: ThreadsOption = 0,
+    as_json: JsonOption = False,
+) -> None:
+    """Learn from good parts: build a memory bank and calibrate its threshold.
+
+    Example: [bold]edge-uad build-bank normals/ --out bank.safetensors --false-alarm-rate 0.02[/bold]
+    """
+    from bank_tools.build import Recipe, look_at
+    from bank_tools.build import build_bank as build
+    from bank_tools.frames import frames_of
+    from edge_uad.assemble import load_backbone, make_embedder
+    from edge_uad.bank import check_writable
+    from edge_uad.masking import default_kernel
+    from edge_uad.sources import recorded_source
+
+    check_writable(out)
+    source, total = recorded_source(normals)
+    backbone = load_backbone(model_or_default(model), provider=provider, threads=threads)
+    recipe = Recipe(
+        geometry=geometry,
+        roi=parse_roi(roi),
+        bpm_kernel=default_kernel(backbone.card.grid_hw) if bpm_kernel is None else bpm_kernel,
+        bpm_threshold=bpm_threshold,
+        top_ratio=top_ratio,
+        neighbours=neighbours,
+        coreset_ratio=coreset,
+        false_alarm_rate=false_alarm_rate,
+        seed=seed,
+    )
+    embedder = make_embedder(
+        backbone,
+        geometry=recipe.geometry,
+        roi=recipe.roi,
+        bpm_kernel=recipe.bpm_kernel,
+        bpm_threshold=recipe.bpm_threshold,
+    )
+    progress = TerminalProgress()
+    images = look_at(frames_of(source), embedder, total, progress)
+    _tell_skipped(images)
+    built = build(images, recipe=recipe, embedder=embedder, progress=progress)
+    built.bank.save(out)
+    _warn_of_weak_calibration(images, built)
+    _tell_result(built.bank.manifest, out, as_json=as_json)
+
+
+def _tell_skipped(images: "GoodImages") -> None:
+    for title, skipped in (("could not be read", images.unreadable), ("hold nothing to learn from", images.empty)):
+        if skipped:
+            warn(f"{len(skipped)} images {title} and were skipped:")
+            for name, reason in skipped[:SHOWN_FILES]:
+                stderr.print(f"  {name}: {reason}", markup=False, highlight=False, soft_wrap=True)
+            if len(skipped) > SHOWN_FILES:
+                stderr.print(f"  … and {len(skipped) - SHOWN_FILES} more")
+
+
+def _warn_of_weak_calibration(images: "GoodImages", built: "BuiltBank") -> None:
+    import numpy as np
+
+    from bank_tools.calibrate import outliers
+    from edge_uad.scoring import calibration_images_needed
+
+    manifest = built.bank.manifest
+    needed = calibration_images_needed(manifest.false_alarm_rate)
+    if manifest.n_images < needed:
+        warn(
+            f"{manifest.n_images} images are too few for a false-alarm rate of {manifest.false_alarm_rate:g}: "
+            f"{needed} are needed; with these the threshold is their highest score, which keeps it at about "
+            f"{1 / (manifest.n_images + 1):.2g}"
+        )
+    if images.n_copies:
+        warn(
+            f"{images.n_copies} images are copies of others, which makes the threshold too low; "
+            "name each good part once"
+        )
+    if far := outliers(built.scores):
+        warn(
+            f"{len(far)} images score far above the other good ones (median {np.median(built.scores):.4f}), "
+            "which can make the threshold too high; look whether they are good:"
+        )
+        for image in far[:SHOWN_FILES]:
+            stderr.print(f"  {images.names[image]}: {built.scores[image]:.4f}", markup=False, highlight=False)
+
+
+def _tell_result(manifest: "BankManifest", out: Path, *, as_json: bool) -> None:
+    import dataclasses
+
+    if as_json:
+        console.print_json(json.dumps({"path": str(out), **dataclasses.asdict(manifest)}))
+        return
+    rows = [
+        ("bank", f"{out} ({out.stat().st_size / 1e6:.1f} MB)"),
+        ("bank id", manifest.bank_id),
+        ("model id", f"{manifest.model_id} ({manifest.backbone})"),
+        ("images", f"{manifest.n_images} learned, {manifest.n_unreadable} unreadable, {manifest.n_empty} empty"),
+        ("patches", f"{manifest.n_patches} (coreset {manifest.coreset_ratio:g}, seed {manifest.seed})"),
+        ("masking", f"kernel {manifest.bpm_kernel}, threshold {manifest.bpm_threshold:g}"),
+        ("threshold", f"{manifest.threshold:.6f} at a false-alarm rate of {manifest.false_alarm_rate:g}"),
+    ]
+    for label, value in rows:
+        console.print(f"{label:<10} {value}", markup=False, highlight=False)

@@ -1,0 +1,192 @@
+"""``edge-uad export``: a backbone's weights → one model file."""
+
+from dataclasses import dataclass
+from enum import StrEnum
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from edge_uad.cache import DEFAULT_INPUT_PX
+from edge_uad.cli.console import console, stderr
+from edge_uad.errors import MissingExtraError, UsageError
+
+if TYPE_CHECKING:
+    from export.parity import Difference
+    from export.request import ExportRequest
+    from export.vit import VisionTransformer
+
+CUSTOM = "custom"
+CUSTOM_PATCHES_PX = (8, 14, 16)
+UNKNOWN_LICENCE = "unknown"
+MAX_INPUT_PX = 2048
+
+
+class Precision(StrEnum):
+    """Of weights and blocks; input and outputs are float32 always."""
+
+    FP32 = "fp32"
+    FP16 = "fp16"
+
+
+class Target(StrEnum):
+    """What is made."""
+
+    ONNX = "onnx"
+    TENSORRT = "tensorrt"
+
+
+SUFFIXES = {Target.ONNX: ".onnx", Target.TENSORRT: ".engine"}
+
+
+class CustomArch(StrEnum):
+    """Widths and heads by their common names."""
+
+    VIT_TINY = "vit_tiny"
+    VIT_SMALL = "vit_small"
+    VIT_BASE = "vit_base"
+
+
+def export(
+    backbone: Annotated[str, typer.Argument(help="A named backbone, or custom for weights of your own.")],
+    *,
+    out: Annotated[Path, typer.Option("--out", help="Where the model file appears: .onnx, or .engine for TensorRT.")],
+    checkpoint: Annotated[
+        Path | None,
+        typer.Option("--checkpoint", help="Weights to use: .pth or .safetensors.", show_default="fetched by name"),
+    ] = None,
+    arch: Annotated[CustomArch | None, typer.Option("--arch", help="Of a custom checkpoint.")] = None,
+    patch: Annotated[int | None, typer.Option("--patch", help="Of a custom checkpoint: 8, 14 or 16 px.")] = None,
+    input_px: Annotated[
+        int, typer.Option("--input", min=1, max=MAX_INPUT_PX, help="Side of the square input in px.")
+    ] = DEFAULT_INPUT_PX,
+    layers: Annotated[
+        str, typer.Option("--layers", help="0-based blocks whose tokens are averaged: 2-9, or 2,5,8, or 11.")
+    ] = "2-9",
+    attention_layer: Annotated[
+        int, typer.Option("--attention-layer", min=0, help="0-based block whose CLS attention finds the object.")
+    ] = 9,
+    precision: Annotated[Precision, typer.Option("--precision", help="Of weights and blocks.")] = Precision.FP32,
+    target: Annotated[Target, typer.Option("--target", help="What is made.")] = Target.ONNX,
+    parity_image: Annotated[
+        Path | None,
+        typer.Option(
+            "--parity-image", help="Real image to compare ONNX Runtime with torch on.", show_default="a packaged one"
+        ),
+    ] = None,
+) -> None:
+    """Make a model file of a backbone: one graph, its card inside, checked against torch before it appears.
+
+    Example: [bold]edge-uad export dinov2_vits14 --out m.onnx[/bold]
+
+    Your own weights: [bold]edge-uad export custom --checkpoint my.pth --arch vit_small --patch 16 --out m.onnx[/bold]
+    """
+    chosen_layers = parse_layers(layers)
+    _check_suffix(out, target)
+    _require_extra()
+    source = _named(backbone, checkpoint, arch, patch) if backbone != CUSTOM else _custom(checkpoint, arch, patch)
+    from export.digest import sha256_of_file
+    from export.request import ExportRequest
+
+    request = ExportRequest(
+        backbone=source.name,
+        input_hw=(input_px, input_px),
+        layers=chosen_layers,
+        attention_layer=attention_layer,
+        licence=source.licence,
+        weights_sha256=sha256_of_file(source.weights),
+        precision=precision.value,
+        mean=source.mean,
+        std=source.std,
+    )
+    with stderr.status(f"exporting {source.name} and comparing it with torch"):
+        differences = _write(target, source.vit, request, out, parity_image)
+    _report(differences, out, sha256_of_file(out))
+
+
+def parse_layers(text: str) -> tuple[int, ...]:
+    """``2-9``, ``2,5,8`` or ``11`` → ascending blocks, each once.
+
+    Raises:
+        UsageError: neither of these.
+    """
+    chosen: set[int] = set()
+    for part in text.split(","):
+        first, dash, last = (piece.strip() for piece in part.partition("-"))
+        bounds = (first, last) if dash else (first, first)
+        if not all(bound.isascii() and bound.isdigit() and len(bound) <= 3 for bound in bounds):
+            raise UsageError(f"--layers is {text!r}; give 0-based blocks as 2-9, or 2,5,8, or 11")
+        low, high = map(int, bounds)
+        if low > high:
+            raise UsageError(f"--layers is {text!r}; the range {part.strip()} ends before it begins")
+        chosen.update(range(low, high + 1))
+    return tuple(sorted(chosen))
+
+
+@dataclass(frozen=True, slots=True)
+class _Source:
+    """A filled backbone, and what its card will say of it."""
+
+    name: str
+    vit: "VisionTransformer"
+    weights: Path
+    licence: str
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+
+
+def _named(name: str, checkpoint: Path | None, arch: CustomArch | None, patch: int | None) -> _Source:
+    from export.weights import named_backbone
+
+    if arch is not None or patch is not None:
+        raise UsageError(f"--arch and --patch belong to custom weights; {name} has its own: leave them out")
+    row = named_backbone(name)
+    from export.fetch import fetch_weights, load_named  # torch, which takes its time
+
+    weights = checkpoint or fetch_weights(name, stderr)
+    return _Source(name, load_named(name, weights), weights, row.licence, row.mean, row.std)
+
+
+def _custom(checkpoint: Path | None, arch: CustomArch | None, patch: int | None) -> _Source:
+    if checkpoint is None or arch is None or patch is None:
+        raise UsageError("custom weights need all of --checkpoint FILE, --arch vit_tiny|vit_small|vit_base and --patch")
+    if patch not in CUSTOM_PATCHES_PX:
+        raise UsageError(f"--patch is {patch}; give one of {', '.join(map(str, CUSTOM_PATCHES_PX))}")
+    from export.checkpoints import load_custom_vit
+    from export.weights import IMAGENET_MEAN, IMAGENET_STD
+
+    vit = load_custom_vit(checkpoint, arch=arch.value, patch_px=patch)
+    return _Source(f"{CUSTOM}_{arch.value}_patch{patch}", vit, checkpoint, UNKNOWN_LICENCE, IMAGENET_MEAN, IMAGENET_STD)
+
+
+def _require_extra() -> None:
+    if any(find_spec(package) is None for package in ("torch", "onnx", "onnxscript")):
+        raise MissingExtraError("edge-uad export", "export")
+
+
+def _check_suffix(out: Path, target: Target) -> None:
+    if out.suffix != SUFFIXES[target]:
+        raise UsageError(f"--out is {out}; a model for {target.value} ends in {SUFFIXES[target]}")
+
+
+def _write(
+    target: Target, vit: "VisionTransformer", request: "ExportRequest", out: Path, parity_image: Path | None
+) -> "list[Difference]":
+    if target is Target.TENSORRT:
+        from export.to_tensorrt import export_tensorrt
+
+        return export_tensorrt(vit, request, out, parity_image=parity_image)
+    from export.to_onnx import export_onnx
+
+    return export_onnx(vit, request, out, parity_image=parity_image)
+
+
+def _report(differences: "list[Difference]", out: Path, model_id: str) -> None:
+    for difference in differences:
+        console.print(
+            f"parity on the {difference.image:<6} image: max abs difference to torch "
+            f"{difference.tokens:.2e} (tokens), {difference.attention:.2e} (attention)",
+            highlight=False,
+        )
+    console.print(f"{out}: model {model_id}", markup=False, highlight=False)

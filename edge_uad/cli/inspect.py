@@ -1,0 +1,77 @@
+"""``edge-uad inspect``: a verdict for each image, here and now."""
+
+import json
+import time
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from edge_uad.cli.console import TerminalProgress, console, stderr
+from edge_uad.cli.model import model_or_default
+from edge_uad.cli.options import BankOption, JsonOption, ModelOption, ProviderOption, ThreadsOption
+
+if TYPE_CHECKING:
+    from edge_uad.records import Verdict
+
+STATION = "inspect"
+DECISION_STYLES = {"normal": "green", "anomalous": "bold red", "invalid": "bold yellow"}
+
+
+def inspect(
+    images: Annotated[list[str], typer.Argument(help="Images, folders or quoted globs.")],
+    *,
+    bank: BankOption,
+    model: ModelOption = None,
+    heatmaps: Annotated[
+        Path | None, typer.Option("--heatmaps", help="Write each image with its heat drawn over it below this folder.")
+    ] = None,
+    as_json: JsonOption = False,
+    provider: ProviderOption = "cpu",
+    threads: ThreadsOption = 0,
+) -> None:
+    """Judge images: one line each, or JSON Lines with the verdict's fields.
+
+    Example: [bold]edge-uad inspect parts/ --bank bank.safetensors --heatmaps overlays/[/bold]
+    """
+    from bank_tools.frames import frames_of
+    from bank_tools.overlays import OverlayFolder
+    from edge_uad.assemble import load_backbone, load_inspector
+    from edge_uad.records import Frame
+    from edge_uad.sources.folder import FolderSource, image_files
+
+    files = [file for named in images for file in image_files(named)]
+    folder = None if heatmaps is None else OverlayFolder(heatmaps, files)
+    inspector = load_inspector(load_backbone(model_or_default(model), provider=provider, threads=threads), bank)
+    counts: Counter[str] = Counter()
+    started_s = time.monotonic()
+    progress = TerminalProgress(hidden=console.is_terminal)  # on a terminal the lines themselves show how it goes
+    with progress.step("inspecting", len(files), "images") as done:
+        for frame in frames_of(FolderSource(STATION, files)):
+            verdict = inspector.inspect(frame)
+            counts[verdict.decision] += 1
+            _tell(verdict, as_json=as_json)
+            if folder is not None and isinstance(frame, Frame):
+                folder.write(files[frame.frame_id], inspector.overlay(frame, verdict))
+            done(1)
+    rate_hz = len(files) / (time.monotonic() - started_s)
+    summary = ", ".join(f"{counts[decision]} {decision}" for decision in DECISION_STYLES)
+    stderr.print(f"{len(files)} images: {summary}; threshold {inspector.threshold:.6f}; {rate_hz:.1f} images/s")
+
+
+def _tell(verdict: "Verdict", *, as_json: bool) -> None:
+    from edge_uad.wire import header_of
+
+    if as_json:
+        typer.echo(json.dumps(header_of(verdict), ensure_ascii=False))
+        return
+    style = DECISION_STYLES[verdict.decision]
+    if verdict.score is None:
+        facts = f"{'-':>9}  {'-':>8}  {'-':>9}"
+    else:
+        at = "{},{}".format(*verdict.peak) if verdict.peak else "-"
+        facts = f"{verdict.score:9.6f}  p={verdict.p_value:6.4f}  {at:>9}"
+    reason = "" if verdict.reason is None else f": {verdict.reason}"
+    console.print(f"{verdict.decision:<9}", style=style, end="")
+    console.print(f"  {facts}  {verdict.part_id}{reason}", markup=False, highlight=False)

@@ -1,0 +1,182 @@
+"""``edge-uad serve``: the daemon."""
+
+import logging
+import os
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from edge_uad.cli.model import model_or_default
+from edge_uad.cli.options import ModelOption
+from edge_uad.errors import UsageError
+from edge_uad.wire import DEFAULT_STATION
+
+if TYPE_CHECKING:
+    from edge_uad.settings import Settings
+    from edge_uad.station import Station
+
+LOG_FORMAT = "%(asctime)s %(levelname)-7s %(message)s"
+
+log = logging.getLogger("edge_uad.serve")
+
+
+def serve(
+    *,
+    camera: Annotated[str | None, typer.Option("--camera", help="Camera: index or /dev path.")] = None,
+    source: Annotated[
+        str | None,
+        typer.Option("--source", help="rtsp://…, file.mp4, folder/, 'glob*.png', tcp://… (ZeroMQ PULL), sub+tcp://…"),
+    ] = None,
+    bank: Annotated[Path | None, typer.Option("--bank", help="Bank file of edge-uad build-bank.")] = None,
+    config: Annotated[
+        Path | None, typer.Option("--config", help="YAML instead of the options above: several stations.")
+    ] = None,
+    station: Annotated[
+        str | None, typer.Option("--station", help="The station's name in topics.", show_default=DEFAULT_STATION)
+    ] = None,
+    mode: Annotated[
+        str | None,
+        typer.Option(
+            "--mode",
+            help="latest: the newest frame wins, skipped ones are counted; every: none is lost, the source waits.",
+            show_default="latest for live sources, every for the others",
+        ),
+    ] = None,
+    publish: Annotated[
+        str | None, typer.Option("--publish", help="Where verdicts go.", show_default="tcp://127.0.0.1:5570")
+    ] = None,
+    heatmap: Annotated[
+        str | None,
+        typer.Option("--heatmap", help="Send heatmaps: anomalous, always or never.", show_default="anomalous"),
+    ] = None,
+    insecure: Annotated[
+        bool, typer.Option("--insecure", help="Allow ZeroMQ addresses that the network can reach, without keys.")
+    ] = False,
+    model: ModelOption = None,
+    provider: Annotated[
+        str | None,
+        typer.Option(
+            "--provider", help="cpu, cuda or tensorrt; one that is not active is an error.", show_default="cpu"
+        ),
+    ] = None,
+    threads: Annotated[
+        int | None, typer.Option("--threads", min=0, help="CPU threads of the backbone.", show_default="all cores")
+    ] = None,
+) -> None:
+    """Judge the frames of a line until stopped, and publish every verdict.
+
+    SIGTERM and SIGINT judge what is queued and exit 0; a second one leaves at once.
+    A camera that is not there is waited for.
+
+    Example: [bold]edge-uad serve --camera 0 --bank bank.safetensors[/bold]
+    """
+    from threading import Event
+
+    from edge_uad.assemble import assemble_line
+    from edge_uad.daemon import Daemon, StopSignals
+
+    _start_log()
+    stop = StopSignals()
+    with stop.installed():
+        single = {"camera": camera, "source": source, "bank": bank, "station": station, "mode": mode}
+        shared = {"publish": publish, "heatmap": heatmap, "model": model, "provider": provider, "threads": threads}
+        settings = _settings(config, single, shared, insecure=insecure)
+        wake = Event()
+        stations, sink = assemble_line(settings, model_or_default(settings.model), wake=wake.set)
+        _tell_start(settings, stations, sink.endpoint)
+        daemon = Daemon(stations=stations, sink=sink, wake=wake, stop=stop, stop_timeout_s=settings.stop_timeout_s)
+        started_s = time.monotonic()
+        code = daemon.run()
+    _tell_end(stations, time.monotonic() - started_s)
+    if daemon.abandoned:  # a thread that is stuck inside a driver must not hold up the interpreter's end
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    raise typer.Exit(code)
+
+
+def _settings(config: Path | None, single: dict[str, Any], shared: dict[str, Any], *, insecure: bool) -> "Settings":
+    from edge_uad.settings import load_settings, make_settings
+
+    if config is None:
+        return make_settings(_content(single, shared, insecure=insecure), name="edge-uad serve")
+    given = [f"--{name}" for name, value in single.items() if value is not None]
+    if given:
+        raise UsageError(f"{given[0]} and --config cannot be combined; write it into {config}")
+    settings = load_settings(config)
+    publish = {"endpoint": shared["publish"], "heatmap": shared["heatmap"], "insecure": insecure or None}
+    own = {name: shared[name] for name in ("model", "provider", "threads")}
+    content = settings.model_dump() | _given(own)
+    content["publish"] |= _given(publish)
+    return make_settings(content, name=str(config))
+
+
+def _content(single: dict[str, Any], shared: dict[str, Any], *, insecure: bool) -> dict[str, Any]:
+    if (single["camera"] is None) == (single["source"] is None):
+        raise UsageError("name one source of frames: --camera 0, --source …, or --config line.yaml")
+    if single["bank"] is None:
+        raise UsageError("--bank is missing; build one from good parts with edge-uad build-bank")
+    station = {
+        "name": single["station"] or DEFAULT_STATION,
+        "source": single["source"] if single["camera"] is None else single["camera"],
+        "bank": single["bank"],
+        "mode": single["mode"],
+        "insecure": insecure,
+    }
+    publish = {"endpoint": shared["publish"], "heatmap": shared["heatmap"], "insecure": insecure}
+    own = {name: shared[name] for name in ("model", "provider", "threads")}
+    return {"stations": [_given(station)], "publish": _given(publish), **_given(own)}
+
+
+def _given(options: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in options.items() if value is not None}
+
+
+def _start_log() -> None:
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter(LOG_FORMAT))
+    root = logging.getLogger("edge_uad")
+    root.setLevel(logging.INFO)
+    root.handlers = [handler]
+
+
+def _tell_start(settings: "Settings", stations: Sequence["Station"], endpoint: str) -> None:
+    from edge_uad.sources import shown_source
+
+    width = max(len(station.name) for station in stations)
+    for station, asked in zip(stations, settings.stations, strict=True):
+        manifest = station.inspector.manifest
+        log.info(
+            "%-*s  %s, %s, bank %s (%d patches, threshold %.6f), model %s",
+            width,
+            station.name,
+            shown_source(asked.source),
+            station.mode,
+            manifest.bank_id[:12],
+            manifest.n_patches,
+            manifest.threshold,
+            manifest.model_id[:12],
+        )
+    log.info("verdicts on %s", endpoint)
+
+
+def _tell_end(stations: Sequence["Station"], elapsed_s: float) -> None:
+    from edge_uad.records import Decision
+
+    width = max(len(station.name) for station in stations)
+    for station in stations:
+        status = station.status()
+        decisions = ", ".join(f"{station.decisions[decision]} {decision}" for decision in Decision)
+        log.info(
+            "%-*s  %d frames judged: %s; %d dropped; %.1f frames/s",
+            width,
+            station.name,
+            status.judged,
+            decisions,
+            status.dropped,
+            status.judged / max(elapsed_s, 1e-9),
+        )

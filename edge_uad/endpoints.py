@@ -1,0 +1,120 @@
+"""Addresses: which ZeroMQ endpoints are allowed, binding with errors that say what to do, and URLs safe to show."""
+
+import errno
+import ipaddress
+import socket as os_socket
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import zmq
+
+from edge_uad.errors import EndpointError
+
+DEFAULT_VERDICT_ENDPOINT = "tcp://127.0.0.1:5570"
+DEFAULT_FRAME_ENDPOINT = "tcp://127.0.0.1:5560"
+MAX_IPC_PATH_BYTES = 107
+"""What a Unix socket's address holds."""
+
+AnySocket = zmq.Socket[bytes]
+
+
+def check_endpoint(endpoint: str, *, insecure: bool) -> None:
+    """Allow an address to bind to: this machine alone, or the network where ``insecure`` says so.
+
+    Args:
+        endpoint: ``tcp://HOST:PORT`` (PORT may be ``*``: any free one) or ``ipc:///path``.
+        insecure: the user stated that anyone in reach may read and write.
+
+    Raises:
+        EndpointError: malformed, or open to the network without ``insecure``.
+    """
+    scheme, address = split_endpoint(endpoint)
+    if scheme == "ipc" or insecure:
+        return
+    host = address.rpartition(":")[0]
+    if not _is_loopback(host):
+        raise EndpointError(
+            f"{endpoint} can be reached from the network without keys; bind to 127.0.0.1, "
+            "or state insecure: true (--insecure) where the network itself is trusted"
+        )
+
+
+def split_endpoint(endpoint: str) -> tuple[str, str]:
+    """``tcp`` or ``ipc``, and the address.
+
+    Raises:
+        EndpointError: malformed.
+    """
+    scheme, separator, address = endpoint.partition("://")
+    if not separator or scheme not in {"tcp", "ipc"}:
+        raise EndpointError(f"{endpoint!r} is no endpoint; write tcp://127.0.0.1:5570 or ipc:///run/edge-uad/verdicts")
+    if scheme == "ipc":
+        if not 0 < len(address.encode()) <= MAX_IPC_PATH_BYTES:
+            raise EndpointError(f"{endpoint}: an ipc path has 1 to {MAX_IPC_PATH_BYTES} bytes")
+        return scheme, address
+    host, _, port = address.rpartition(":")
+    if not host or not (port == "*" or (port.isdecimal() and 0 < int(port) < 2**16)):
+        raise EndpointError(f"{endpoint}: a tcp endpoint needs a host and a port from 1 to 65535")
+    return scheme, address
+
+
+def bind(socket: AnySocket, endpoint: str, *, remedy: str) -> str:
+    """Bind a socket.
+
+    Args:
+        socket: not bound yet.
+        endpoint: one that ``check_endpoint`` allows.
+        remedy: what to do where the address is taken.
+
+    Returns:
+        The address bound to, with the port chosen where ``*`` was asked for.
+
+    Raises:
+        EndpointError: in use, not of this machine, or not permitted.
+    """
+    scheme, address = split_endpoint(endpoint)
+    if scheme == "ipc" and _is_served(address):  # ZeroMQ would unlink the path and take it over
+        raise EndpointError(f"{endpoint} is in use by another program; {remedy}")
+    try:
+        socket.bind(endpoint)
+    except zmq.ZMQError as error:
+        raise EndpointError(_bind_fault(endpoint, error, remedy)) from error
+    bound = socket.getsockopt(zmq.LAST_ENDPOINT)
+    return bound.rstrip(b"\0").decode() if isinstance(bound, bytes) else endpoint
+
+
+def shown_url(url: str) -> str:
+    """The address without user and password."""
+    parts = urlsplit(url)
+    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
+
+
+def _bind_fault(endpoint: str, error: zmq.ZMQError, remedy: str) -> str:
+    if error.errno == zmq.EADDRINUSE:
+        return f"{endpoint} is in use by another program; {remedy}"
+    if error.errno in {zmq.EADDRNOTAVAIL, errno.ENODEV}:
+        return f"{endpoint} is no address of this machine; bind to 127.0.0.1 or to one that `ip address` lists"
+    if error.errno == errno.EACCES:
+        return f"{endpoint} is not permitted to this user; choose a port above 1023 or a path that may be written"
+    return f"{endpoint} cannot be bound: {error.strerror}; check the address"
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host.removeprefix("[").removesuffix("]")).is_loopback
+    except ValueError:
+        return False
+
+
+def _is_served(path: str) -> bool:
+    if path.startswith("@") or not Path(path).exists():
+        return False
+    with os_socket.socket(os_socket.AF_UNIX, os_socket.SOCK_STREAM) as probe:
+        probe.settimeout(1.0)
+        try:
+            probe.connect(path)
+        except OSError:
+            return False  # left behind by a program that is gone
+    return True

@@ -1,0 +1,89 @@
+"""Everything that edge-uad raises on purpose.
+
+    EdgeUadError                     exit code
+    ├── UsageError                   2   what was asked for cannot be done as asked
+    │   ├── SettingsError            2   a config file's key or value
+    │   ├── EndpointError            2   an address in use, malformed, or open to the network without keys
+    │   └── MissingExtraError        2   a package that an extra brings
+    ├── ArtefactError                3   a file that a restart will not mend
+    │   ├── ModelError               3
+    │   ├── BankError                3
+    │   └── WeightsError             3   a checkpoint or a download
+    ├── ProviderError                3   an accelerator that was asked for and is not active
+    ├── FrameError                   -   this frame cannot be judged: its verdict is *invalid*
+    └── SourceError                  -   frames stay away
+        ├── SourceLostError          -   open the source again, later
+        └── SourceEndedError         -   there will be no more
+
+A message is one sentence that names the thing and the remedy. Exit codes: 0 stopped, 1 crash, 2 usage or
+config, 3 a restart will not help.
+"""
+
+from typing import ClassVar
+
+
+class EdgeUadError(Exception):
+    """The root; the CLI prints its text and exits with its code."""
+
+    exit_code: ClassVar[int] = 1
+
+
+class UsageError(EdgeUadError):
+    """What was asked for cannot be done as asked."""
+
+    exit_code = 2
+
+
+class SettingsError(UsageError):
+    """A config file's key or value is wrong."""
+
+
+class EndpointError(UsageError):
+    """An address is in use, malformed, or open to the network without keys."""
+
+
+class MissingExtraError(UsageError):
+    """A package is not installed that one of the extras brings."""
+
+    def __init__(self, what: str, extra: str) -> None:
+        super().__init__(f"{what} needs the [{extra}] extra; run: pip install 'edge-uad[{extra}]'")
+
+
+class ArtefactError(EdgeUadError):
+    """A file is not what it should be; starting again will not mend it."""
+
+    exit_code = 3
+
+
+class ModelError(ArtefactError):
+    """A backbone file cannot be used."""
+
+
+class BankError(ArtefactError):
+    """A memory bank cannot be used."""
+
+
+class WeightsError(ArtefactError):
+    """Weights cannot be fetched, are not what was published, or do not fit the architecture."""
+
+
+class ProviderError(EdgeUadError):
+    """The accelerator that was asked for is not active; there is no silent fall to the CPU."""
+
+    exit_code = 3
+
+
+class FrameError(EdgeUadError):
+    """This frame cannot be judged; the text becomes its verdict's reason."""
+
+
+class SourceError(EdgeUadError):
+    """Frames stay away."""
+
+
+class SourceLostError(SourceError):
+    """The source is gone or not there yet; open it again later."""
+
+
+class SourceEndedError(SourceError):
+    """The source has given its last frame."""

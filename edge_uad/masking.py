@@ -1,0 +1,46 @@
+"""Attention → PatchMask: Back Patch Masking (UniFormaly §3.2, ALGORITHM §3)."""
+
+import cv2
+import numpy as np
+
+from edge_uad.errors import FrameError, UsageError
+from edge_uad.records import Embedding, PatchMask
+
+PAPER_GRID = 28
+PAPER_KERNEL = 7
+
+
+def default_kernel(grid_hw: tuple[int, int]) -> int:
+    """The odd kernel that covers the part of the grid that the paper's 7 covers of 28, rounded down."""
+    share = min(grid_hw) * PAPER_KERNEL // PAPER_GRID
+    return max(1, share - 1 + share % 2)
+
+
+def check_kernel(kernel: int) -> None:
+    """Raise UsageError unless the kernel is odd and positive: an even one has no centre."""
+    if kernel < 1 or kernel % 2 == 0:
+        raise UsageError(f"the BPM kernel is {kernel}; use an odd number, 1 for no smoothing")
+
+
+def foreground(embedding: Embedding, *, kernel: int, threshold: float) -> PatchMask:
+    """The patches to which the CLS token attends.
+
+    Attention is averaged over ``kernel`` × ``kernel`` patches (zeros beyond the grid counted in the mean), divided
+    by the maximum of this image, and compared: foreground is strictly above ``threshold``.
+
+    Args:
+        embedding: attention (N,), not negative.
+        kernel: odd; 1 smooths nothing.
+        threshold: 0 to below 1; 0 keeps every patch.
+
+    Raises:
+        FrameError: the attention is not finite, or zero everywhere.
+    """
+    if threshold == 0:
+        return PatchMask(foreground=np.ones(len(embedding.attention), np.bool_), grid_hw=embedding.grid_hw)
+    grid = np.ascontiguousarray(embedding.attention.reshape(embedding.grid_hw), np.float32)
+    smoothed = cv2.blur(grid, (kernel, kernel), borderType=cv2.BORDER_CONSTANT)
+    highest = float(smoothed.max())
+    if not np.isfinite(highest) or highest <= 0:
+        raise FrameError(f"the attention's maximum is {highest}; the backbone gave no usable attention")
+    return PatchMask(foreground=(smoothed / highest > threshold).ravel(), grid_hw=embedding.grid_hw)

@@ -1,0 +1,195 @@
+"""Inspector: frames in, verdicts out. This file reads as the algorithm."""
+
+import time
+from dataclasses import dataclass
+
+import numpy as np
+
+from edge_uad.bank import PatchBank
+from edge_uad.errors import FrameError
+from edge_uad.interfaces import Backbone
+from edge_uad.masking import foreground
+from edge_uad.overlay import overlay
+from edge_uad.preprocess import Preprocessor
+from edge_uad.records import (
+    BankManifest,
+    Decision,
+    Embedding,
+    Float32,
+    Frame,
+    PatchMask,
+    UInt8,
+    UnreadableFrame,
+    Verdict,
+)
+from edge_uad.scoring import decide, heatmap, image_score, p_value, peak
+
+
+@dataclass(frozen=True, slots=True)
+class ForegroundEmbedding:
+    """What one image looks like to the model, and which of its patches show the object."""
+
+    embedding: Embedding
+    mask: PatchMask
+
+
+class Embedder:
+    """Image → embedding and mask: the part of the way that bank building and inspection share.
+
+    Args:
+        backbone: the frozen ViT.
+        preprocessor: as the bank demands.
+        bpm_kernel: odd.
+        bpm_threshold: 0 keeps every patch.
+    """
+
+    def __init__(
+        self, *, backbone: Backbone, preprocessor: Preprocessor, bpm_kernel: int, bpm_threshold: float
+    ) -> None:
+        self.backbone = backbone
+        self.preprocessor = preprocessor
+        self._bpm_kernel = bpm_kernel
+        self._bpm_threshold = bpm_threshold
+
+    def pixels(self, image: UInt8) -> Float32:
+        """float32 (3, h, w), ready for the backbone.
+
+        Raises:
+            FrameError: the image cannot be brought to the model's input.
+        """
+        return self.preprocessor.pixels(image)
+
+    def mask(self, embedding: Embedding) -> ForegroundEmbedding:
+        """Check one image's embedding and mask its background.
+
+        Raises:
+            FrameError: the embedding holds NaN or infinity, or no patch is foreground.
+        """
+        if not (np.isfinite(embedding.tokens).all() and np.isfinite(embedding.attention).all()):
+            raise FrameError("the backbone gave values that are not finite")
+        mask = foreground(embedding, kernel=self._bpm_kernel, threshold=self._bpm_threshold)
+        if not mask.foreground.any():
+            raise FrameError("no patch is foreground: nothing to judge")
+        return ForegroundEmbedding(embedding, mask)
+
+    def embed(self, image: UInt8) -> ForegroundEmbedding:
+        """One image, all the way.
+
+        Raises:
+            FrameError: this image cannot be embedded.
+        """
+        return self.mask(self.backbone.embed(self.pixels(image)[None])[0])
+
+
+class Inspector:
+    """Judges the frames of one station against one bank.
+
+    Args:
+        embedder: set as the bank's manifest says.
+        bank: what good parts look like.
+    """
+
+    def __init__(self, *, embedder: Embedder, bank: PatchBank) -> None:
+        self._embedder = embedder
+        self._bank = bank
+        self._input_hw = embedder.backbone.card.input_hw
+
+    @property
+    def manifest(self) -> BankManifest:
+        """How the bank was made."""
+        return self._bank.manifest
+
+    @property
+    def bank_id(self) -> str:
+        """SHA-256 of the bank's content."""
+        return self.manifest.bank_id
+
+    @property
+    def model_id(self) -> str:
+        """SHA-256 of the model file."""
+        return self.manifest.model_id
+
+    @property
+    def threshold(self) -> float:
+        """The score above which a frame is anomalous."""
+        return self.manifest.threshold
+
+    def inspect(self, frame: Frame | UnreadableFrame) -> Verdict:
+        """Judge one frame. What cannot be judged is *invalid* with a reason, never *normal*."""
+        if isinstance(frame, UnreadableFrame):
+            return self.invalid(frame, frame.reason)
+        try:
+            return self.judge(frame, self._embedder.embed(frame.image))
+        except FrameError as error:
+            return self.invalid(frame, str(error))
+
+    def judge(self, frame: Frame, seen: ForegroundEmbedding) -> Verdict:
+        """From embedding to verdict.
+
+        Raises:
+            FrameError: the distances are not finite.
+        """
+        distances = self._bank.distances(seen.embedding, seen.mask)
+        score = image_score(distances, top_ratio=self.manifest.top_ratio)
+        if not np.isfinite(score):
+            raise FrameError("the anomaly score is not finite")
+        heat = heatmap(distances, self._input_hw)
+        return Verdict(
+            station=frame.station,
+            frame_id=frame.frame_id,
+            part_id=frame.part_id,
+            captured_at_ns=frame.captured_at_ns,
+            decision=decide(score, self.threshold),
+            reason=None,
+            score=score,
+            threshold=self.threshold,
+            p_value=p_value(score, self._bank.calibration),
+            foreground_ratio=float(seen.mask.foreground.mean()),
+            peak=self._peak(frame.image, heat),
+            heatmap=heat,
+            latency_ms=_latency_ms(frame),
+            dropped_before=frame.dropped_before,
+            model_id=self.model_id,
+            bank_id=self.bank_id,
+        )
+
+    def invalid(self, frame: Frame | UnreadableFrame, reason: str) -> Verdict:
+        """The verdict of a frame that could not be judged."""
+        return Verdict(
+            station=frame.station,
+            frame_id=frame.frame_id,
+            part_id=frame.part_id,
+            captured_at_ns=frame.captured_at_ns,
+            decision=Decision.INVALID,
+            reason=reason,
+            score=None,
+            threshold=self.threshold,
+            p_value=None,
+            foreground_ratio=None,
+            peak=None,
+            heatmap=None,
+            latency_ms=_latency_ms(frame),
+            dropped_before=frame.dropped_before,
+            model_id=self.model_id,
+            bank_id=self.bank_id,
+        )
+
+    def overlay(self, frame: Frame, verdict: Verdict) -> UInt8:
+        """The frame with the verdict's heat over it, uint8 (H, W, 3), RGB; the frame itself where there is none."""
+        if verdict.heatmap is None:
+            return frame.image
+        placement = self._embedder.preprocessor.placement(_hw(frame.image))
+        return overlay(frame.image, verdict.heatmap, threshold=self.threshold, placement=placement)
+
+    def _peak(self, image: UInt8, heat: Float32) -> tuple[int, int]:
+        height, width = _hw(image)
+        x, y = self._embedder.preprocessor.placement((height, width)).to_image(*peak(heat))
+        return min(max(int(x), 0), width - 1), min(max(int(y), 0), height - 1)
+
+
+def _hw(image: UInt8) -> tuple[int, int]:
+    return image.shape[0], image.shape[1]
+
+
+def _latency_ms(frame: Frame | UnreadableFrame) -> float:
+    return (time.monotonic_ns() - frame.captured_mono_ns) / 1e6

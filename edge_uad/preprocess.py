@@ -1,0 +1,147 @@
+"""Frame → pixels: the only resize and the only normalisation in the repository (ALGORITHM §1)."""
+
+import cv2
+import numpy as np
+
+from edge_uad.errors import FrameError
+from edge_uad.records import Box, Float32, Geometry, Placement, UInt8
+
+PAPER_SHORTER_SIDE_RATIO = 256 / 224
+CIFAR_CONTENT_RATIO = 0.5
+
+
+class Preprocessor:
+    """Brings images of any size to the model's input.
+
+    Args:
+        geometry: how (see :class:`Geometry`).
+        roi: region of interest in image pixels; None for the whole image.
+        input_hw: the model's input size.
+        mean: per channel, of RGB in 0..1.
+        std: per channel, of RGB in 0..1.
+    """
+
+    def __init__(
+        self,
+        *,
+        geometry: Geometry,
+        roi: Box | None,
+        input_hw: tuple[int, int],
+        mean: tuple[float, float, float],
+        std: tuple[float, float, float],
+    ) -> None:
+        self._geometry = geometry
+        self._roi = roi
+        self._input_hw = input_hw
+        # (v/255 − mean)/std in one multiplication and one subtraction per value
+        self._scale = np.float32(1) / (np.float32(255) * np.asarray(std, np.float32))
+        self._shift = np.asarray(mean, np.float32) / np.asarray(std, np.float32)
+
+    def pixels(self, image: UInt8) -> Float32:
+        """Resize and normalise.
+
+        Args:
+            image: uint8 (H, W, 3), RGB.
+
+        Returns:
+            float32 (3, h, w) at the model's input size, C-contiguous.
+
+        Raises:
+            FrameError: not such an image, or smaller than the region of interest.
+        """
+        resized = self._resize(self._region(image))
+        return np.ascontiguousarray((resized * self._scale - self._shift).transpose(2, 0, 1))
+
+    def placement(self, image_hw: tuple[int, int]) -> Placement:
+        """Where an image of this size comes to lie; the way back for heat and peaks."""
+        height, width = self._input_hw
+        x, y, w, h = (float(v) for v in self._roi or (0, 0, image_hw[1], image_hw[0]))
+        whole_input = (0.0, 0.0, float(width), float(height))
+        match self._geometry:
+            case Geometry.STRETCH:
+                return Placement((x, y, w, h), whole_input)
+            case Geometry.PAPER:
+                (resized_h, resized_w), (top, left) = self._paper_layout((int(h), int(w)))
+                to_image_x, to_image_y = w / resized_w, h / resized_h
+                shown = (x + left * to_image_x, y + top * to_image_y, width * to_image_x, height * to_image_y)
+                return Placement(shown, whole_input)
+            case Geometry.CIFAR:
+                (content_h, content_w), (top, left) = self._cifar_layout()
+                return Placement((x, y, w, h), (float(left), float(top), float(content_w), float(content_h)))
+
+    def _region(self, image: UInt8) -> UInt8:
+        if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or not image.size:
+            raise FrameError(f"the image is {image.dtype} {image.shape}, uint8 (H, W, 3) was expected")
+        if self._roi is None:
+            return image
+        x, y, w, h = self._roi
+        if x + w > image.shape[1] or y + h > image.shape[0]:
+            raise FrameError(
+                f"the region of interest {x},{y},{w},{h} reaches outside "
+                f"the image of {image.shape[1]}×{image.shape[0]} px"
+            )
+        return image[y : y + h, x : x + w]
+
+    def _resize(self, region: UInt8) -> Float32 | UInt8:
+        height, width = self._input_hw
+        match self._geometry:
+            case Geometry.STRETCH:
+                return _resize_area(region, self._input_hw)
+            case Geometry.PAPER:
+                resized_hw, (top, left) = self._paper_layout((region.shape[0], region.shape[1]))
+                return _resize_antialiased(region, resized_hw)[top : top + height, left : left + width]
+            case Geometry.CIFAR:
+                (content_h, content_w), (top, left) = self._cifar_layout()
+                padded = np.zeros((height, width, 3), np.float32)
+                padded[top : top + content_h, left : left + content_w] = _resize_antialiased(
+                    region, (content_h, content_w)
+                )
+                return padded
+
+    def _paper_layout(self, region_hw: tuple[int, int]) -> tuple[tuple[int, int], tuple[int, int]]:
+        """Size after the resize of the shorter side, and top-left corner of the centre crop in it."""
+        height, width = self._input_hw
+        shorter_px = round(min(height, width) * PAPER_SHORTER_SIDE_RATIO)
+        region_h, region_w = region_hw
+        if region_h <= region_w:
+            resized = (shorter_px, int(shorter_px * region_w / region_h))
+        else:
+            resized = (int(shorter_px * region_h / region_w), shorter_px)
+        return resized, (round((resized[0] - height) / 2), round((resized[1] - width) / 2))
+
+    def _cifar_layout(self) -> tuple[tuple[int, int], tuple[int, int]]:
+        height, width = self._input_hw
+        content = (round(height * CIFAR_CONTENT_RATIO), round(width * CIFAR_CONTENT_RATIO))
+        return content, ((height - content[0]) // 2, (width - content[1]) // 2)
+
+
+def _resize_area(region: UInt8, hw: tuple[int, int]) -> UInt8:
+    """Each axis by area averaging where it shrinks, so that every pixel counts; bilinear where it grows."""
+    height, width = hw
+    shrunk = (min(height, region.shape[0]), min(width, region.shape[1]))
+    if shrunk != region.shape[:2]:
+        region = cv2.resize(region, shrunk[::-1], interpolation=cv2.INTER_AREA)  # type: ignore[assignment]  # uint8 in, uint8 out
+    if shrunk != hw:
+        region = cv2.resize(region, (width, height), interpolation=cv2.INTER_LINEAR)  # type: ignore[assignment]  # as above
+    return region
+
+
+def _resize_antialiased(region: UInt8, hw: tuple[int, int]) -> Float32:
+    """Bilinear with antialiasing: the triangle filter, as PIL and torch apply it, in float32."""
+    rows = _triangle_weights(region.shape[0], hw[0])
+    columns = _triangle_weights(region.shape[1], hw[1])
+    height, width, channels = region.shape
+    by_rows = rows @ region.reshape(height, width * channels).astype(np.float32)
+    resized: Float32 = np.einsum("ow,hwc->hoc", columns, by_rows.reshape(hw[0], width, channels), optimize=True)
+    return resized
+
+
+def _triangle_weights(n_in: int, n_out: int) -> Float32:
+    """(n_out, n_in) weights, rows summing to 1; half-pixel centres, support widened by the scale when shrinking."""
+    scale = n_in / n_out
+    support = max(scale, 1.0)
+    centres = (np.arange(n_out) + 0.5) * scale
+    offsets = np.arange(n_in) + 0.5 - centres[:, None]
+    weights = np.clip(1 - np.abs(offsets) / support, 0, None)
+    normalised: Float32 = (weights / weights.sum(axis=1, keepdims=True)).astype(np.float32)
+    return normalised

@@ -1,0 +1,242 @@
+"""The records that travel the frame's way, from capture to verdict.
+
+Frozen and slotted. H, W are pixels; gh × gw is the patch grid, N = gh·gw its size; D is the embedding
+dimension; M is the number of patches in the memory bank. Boxes are ``(x, y, w, h)`` in image pixels.
+"""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+import numpy as np
+from numpy.typing import NDArray
+
+WIRE_SCHEMA = 1
+"""Version of what is published; raised when a field changes its meaning."""
+
+Float32 = NDArray[np.float32]
+UInt8 = NDArray[np.uint8]
+Bool = NDArray[np.bool_]
+Int = NDArray[np.int64]
+
+Box = tuple[int, int, int, int]
+"""x, y, w, h in image pixels."""
+Rect = tuple[float, float, float, float]
+"""x, y, w, h, with fractions of a pixel."""
+
+
+class Decision(StrEnum):
+    """What the line is told. It treats *invalid*, and silence, as reject."""
+
+    NORMAL = "normal"
+    ANOMALOUS = "anomalous"
+    INVALID = "invalid"
+
+
+class Geometry(StrEnum):
+    """How an image comes to the model's input size (ALGORITHM §1)."""
+
+    STRETCH = "stretch"
+    """The whole region of interest, so that nothing at its edge goes uninspected: the default."""
+    PAPER = "paper"
+    """Shorter side to 256 (of 224), centre crop: the paper's; what lies outside the crop is not inspected."""
+    CIFAR = "cifar"
+    """To half the input size, zero-padded to the whole: the paper's for 32-pixel pictures."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FrameIdentity:
+    """Which frame: what every verdict repeats, whether the picture could be read or not."""
+
+    station: str
+    frame_id: int
+    """Folders, videos and cameras count from 0; over ZeroMQ it is the sender's own number."""
+    captured_at_ns: int
+    """Unix time of capture."""
+    captured_mono_ns: int
+    """The same moment on the monotonic clock of this machine, for latency and age."""
+    part_id: str | None = None
+    """The line's own name for the part: a serial number, or the file's name."""
+    dropped_before: int = 0
+    """Frames of this station skipped since the one before."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Frame(FrameIdentity):
+    """A picture to be judged."""
+
+    image: UInt8
+    """uint8 (H, W, 3), RGB."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UnreadableFrame(FrameIdentity):
+    """A frame that came but holds no picture: its verdict is *invalid*, with this reason."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Placement:
+    """Which part of an image the model sees, and where in its input that part lies."""
+
+    image_rect: Rect
+    """In image pixels."""
+    input_rect: Rect
+    """In pixels of the model's input; outside it the input is padding."""
+
+    def to_image(self, x_px: float, y_px: float) -> tuple[float, float]:
+        """From a point of the model's input to the point of the image it shows."""
+        input_x, input_y, input_w, input_h = self.input_rect
+        x, y, w, h = self.image_rect
+        return x + (x_px - input_x) * w / input_w, y + (y_px - input_y) * h / input_h
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelCard:
+    """What a backbone file says of itself; kept inside the file, so that one file describes itself."""
+
+    model_id: str
+    """SHA-256 of the model file, in hexadecimal: filled in when the file is read, never stored in it."""
+    backbone: str
+    input_hw: tuple[int, int]
+    grid_hw: tuple[int, int]
+    patch_px: int
+    dim: int
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    layers: tuple[int, ...]
+    """0-based blocks whose patch tokens are averaged."""
+    attention_layer: int
+    """0-based block whose CLS attention is the mask's source."""
+    precision: str
+    """fp32 or fp16."""
+    licence: str
+    weights_sha256: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Embedding:
+    """One image, seen by the backbone."""
+
+    tokens: Float32
+    """(N, D), unit norm per patch, row by row of the grid."""
+    attention: Float32
+    """(N,), the CLS token's attention to each patch, mean over heads."""
+    grid_hw: tuple[int, int]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PatchMask:
+    """Which patches show the object (Back Patch Masking)."""
+
+    foreground: Bool
+    """(N,)"""
+    grid_hw: tuple[int, int]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PatchDistances:
+    """How far each patch lies from what good parts look like."""
+
+    squared: Float32
+    """(N,), squared Euclidean distance to the memory bank, 0..4; 0 where masked out."""
+    nearest: Int
+    """(N,), row of the nearest bank patch; -1 where masked out."""
+    grid_hw: tuple[int, int]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BankManifest:
+    """How a memory bank was made, and so how it must be queried."""
+
+    bank_id: str
+    """SHA-256 of the bank's content: all tensors and every other field of this manifest."""
+    schema: int
+    model_id: str
+    backbone: str
+    grid_hw: tuple[int, int]
+    geometry: Geometry
+    roi: Box | None
+    bpm_kernel: int
+    bpm_threshold: float
+    """0 keeps every patch."""
+    top_ratio: float
+    neighbours: int
+    coreset_ratio: float
+    seed: int
+    n_images: int
+    n_unreadable: int
+    """Files named for the bank that could not be read; they were skipped and listed."""
+    n_empty: int
+    """Images without one foreground patch; they are in no bank."""
+    n_patches: int
+    calibration_folds: int
+    """Each good image was scored against a coreset of the images of the other folds."""
+    threshold: float
+    false_alarm_rate: float
+    """The rate asked for; the threshold is the calibration scores' conformal quantile at it."""
+    built_at: str
+    """ISO 8601, UTC."""
+    built_by: str
+    """edge-uad and its version."""
+    source_digest: str
+    """SHA-256 over the digests of the images, in their order."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verdict:
+    """The answer for one frame."""
+
+    station: str
+    frame_id: int
+    part_id: str | None
+    captured_at_ns: int
+    decision: Decision
+    reason: str | None
+    """Why *invalid*; None otherwise."""
+    score: float | None
+    threshold: float
+    p_value: float | None
+    """Share of good parts expected to score as high: conformal, from the bank's calibration."""
+    foreground_ratio: float | None
+    peak: tuple[int, int] | None
+    """x, y of the highest heat, in image pixels."""
+    heatmap: Float32 | None
+    """(h, w) at the model's input size: squared distances, upsampled and blurred."""
+    latency_ms: float
+    """From capture to verdict."""
+    dropped_before: int
+    model_id: str
+    bank_id: str
+    schema: int = WIRE_SCHEMA
+
+
+class StationState(StrEnum):
+    """Where a station stands, as told on ``status/<station>``."""
+
+    STARTING = "starting"
+    RUNNING = "running"
+    RECONNECTING = "reconnecting"
+    ENDED = "ended"
+    STOPPING = "stopping"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StationStatus:
+    """One station's life sign, every second: tells "no defects" from "no daemon"."""
+
+    station: str
+    at_ns: int
+    state: StationState
+    message: str | None
+    """What the operator should know: why the source is away, for instance."""
+    frames_seen: int
+    """Accepted frames plus dropped ones."""
+    judged: int
+    """Verdicts given, invalid ones among them."""
+    dropped: int
+    invalid: int
+    last_frame_age_s: float | None
+    bank_id: str
+    model_id: str
+    schema: int = WIRE_SCHEMA

@@ -1,0 +1,76 @@
+"""Distances → score, decision, heatmap (UniFormaly §3.3, ALGORITHM §5) and conformal calibration."""
+
+import math
+
+import cv2
+import numpy as np
+
+from edge_uad.records import Decision, Float32, PatchDistances
+
+HEATMAP_SIGMA_PX_AT_224 = 4.0
+
+
+def image_score(distances: PatchDistances, *, top_ratio: float) -> float:
+    """Mean of the ``n`` largest distances, ``n = max(1, round(top_ratio · N))``; N counts masked patches too."""
+    squared = distances.squared
+    n = max(1, round(top_ratio * len(squared)))
+    return float(np.partition(squared, len(squared) - n)[-n:].mean(dtype=np.float64))
+
+
+def decide(score: float, threshold: float) -> Decision:
+    """Anomalous strictly above the threshold."""
+    return Decision.ANOMALOUS if score > threshold else Decision.NORMAL
+
+
+def heatmap(distances: PatchDistances, input_hw: tuple[int, int]) -> Float32:
+    """The distance grid, upsampled bilinearly (half-pixel centres) to the model's input size, then blurred.
+
+    Returns:
+        float32 (h, w), squared distances.
+    """
+    grid = distances.squared.reshape(distances.grid_hw)
+    upsampled = cv2.resize(grid, input_hw[::-1], interpolation=cv2.INTER_LINEAR)
+    sigma_px = HEATMAP_SIGMA_PX_AT_224 * min(input_hw) / 224
+    return np.asarray(cv2.GaussianBlur(upsampled, (0, 0), sigma_px, borderType=cv2.BORDER_REFLECT), np.float32)
+
+
+def peak(heat: Float32) -> tuple[float, float]:
+    """x, y of the highest heat, at the centre of its pixel."""
+    row, column = np.unravel_index(int(heat.argmax()), heat.shape)
+    return float(column) + 0.5, float(row) + 0.5
+
+
+def p_value(score: float, calibration: Float32) -> float:
+    """Conformal: the share of good parts, this one counted in, that score at least as high.
+
+    Args:
+        score: of the frame.
+        calibration: (n,), the scores of good parts, ascending.
+    """
+    at_least = len(calibration) - int(np.searchsorted(calibration, np.float32(score), side="left"))
+    return (1 + at_least) / (len(calibration) + 1)
+
+
+def conformal_threshold(calibration: Float32, false_alarm_rate: float) -> float:
+    """The score that a good part exceeds at most this often.
+
+    The ``⌈(n + 1)(1 − α)⌉``-th smallest calibration score; the largest one where n is too small for the asked α
+    (:func:`calibration_images_needed`).
+
+    Args:
+        calibration: (n,), ascending, n ≥ 1.
+        false_alarm_rate: α, in (0, 1).
+    """
+    rank = conformal_rank(len(calibration), false_alarm_rate)
+    return float(calibration[min(rank, len(calibration)) - 1])
+
+
+def conformal_rank(n: int, false_alarm_rate: float) -> int:
+    """``⌈(n + 1)(1 − α)⌉``, at least 1; above n where n images are too few for α."""
+    # 1e-9: (n + 1)(1 − α) that is a whole number must not be rounded up by its last binary digit
+    return max(1, math.ceil((n + 1) * (1 - false_alarm_rate) - 1e-9))
+
+
+def calibration_images_needed(false_alarm_rate: float) -> int:
+    """The least number of good images that can vouch for this rate: n ≥ 1/α − 1."""
+    return max(1, math.ceil(1 / false_alarm_rate - 1 - 1e-9))

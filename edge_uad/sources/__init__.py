@@ -1,0 +1,155 @@
+"""Where frames come from: one class per kind of source, and what stands between capture and inspection.
+
+A source is named by one text, on the command line and in a config file alike.
+"""
+
+import glob
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+
+from edge_uad.endpoints import shown_url, split_endpoint
+from edge_uad.errors import UsageError
+from edge_uad.interfaces import FrameSource
+
+_STREAM_SCHEMES = ("rtsp://", "rtsps://", "http://", "https://", "udp://", "rtmp://", "srt://")
+_ZMQ_SCHEMES = ("tcp://", "ipc://")
+
+
+class SourceKind(StrEnum):
+    """What a source's text stands for."""
+
+    CAMERA = "camera"
+    STREAM = "stream"
+    VIDEO = "video"
+    FOLDER = "folder"
+    PULL = "pull"
+    SUB = "sub"
+
+
+LIVE_KINDS = frozenset({SourceKind.CAMERA, SourceKind.STREAM, SourceKind.SUB})
+"""Sources that do not wait: only the newest frame is worth judging, unless told otherwise."""
+
+
+EXCLUSIVE_KINDS = frozenset({SourceKind.CAMERA, SourceKind.PULL, SourceKind.SUB})
+"""Sources that can be opened once."""
+
+
+@dataclass(frozen=True, slots=True)
+class SourceAddress:
+    """A source's text, understood."""
+
+    kind: SourceKind
+    address: str
+    """Device, URL, path, glob or endpoint."""
+
+    @property
+    def live(self) -> bool:
+        """Whether it goes on without waiting for inspection."""
+        return self.kind in LIVE_KINDS
+
+
+def parse_source(text: str) -> SourceAddress:
+    """Understand a source's text.
+
+    ``0`` or ``/dev/video0``: camera. ``rtsp://…``, ``http://…``, ``udp://…``: stream. ``tcp://…``, ``ipc://…``:
+    ZeroMQ PULL; with ``sub+`` before it, SUB. A folder, a glob, an image: those files. A video file: its frames.
+
+    Raises:
+        UsageError: nothing of the kind; names the path that is not there.
+    """
+    pattern, plus, endpoint = text.partition("+")
+    if plus and pattern in {"pull", "sub"} and endpoint.startswith(_ZMQ_SCHEMES):
+        split_endpoint(endpoint)
+        return SourceAddress(SourceKind(pattern), endpoint)
+    if text.startswith(_ZMQ_SCHEMES):
+        split_endpoint(text)
+        return SourceAddress(SourceKind.PULL, text)
+    if text.startswith(_STREAM_SCHEMES):
+        return SourceAddress(SourceKind.STREAM, text)
+    if text.isdecimal() or text.startswith("/dev/"):
+        return SourceAddress(SourceKind.CAMERA, text)
+    if "://" in text:
+        known = " ".join((*_STREAM_SCHEMES, *_ZMQ_SCHEMES))
+        raise UsageError(f"{text}: this kind of address is not known; known are {known}")
+    return _path_source(text)
+
+
+def shown_source(text: str) -> str:
+    """A source's text for people: without the password that a URL may hold."""
+    return shown_url(text) if text.startswith(_STREAM_SCHEMES) else text
+
+
+def make_source(address: SourceAddress, *, station: str, insecure: bool = False) -> FrameSource:
+    """The source that an address stands for, not open yet.
+
+    Args:
+        address: from ``parse_source``.
+        station: the frames' station.
+        insecure: allow ZeroMQ endpoints beyond this machine.
+
+    Raises:
+        UsageError: the folder holds no image, or the endpoint is not allowed.
+    """
+    match address.kind:
+        case SourceKind.CAMERA:
+            from edge_uad.sources.camera import CameraSource  # noqa: PLC0415  (each kind loads its own library)
+
+            return CameraSource(station, address.address)
+        case SourceKind.STREAM:
+            from edge_uad.sources.stream import StreamSource  # noqa: PLC0415
+
+            return StreamSource(station, address.address)
+        case SourceKind.VIDEO:
+            from edge_uad.sources.video import VideoSource  # noqa: PLC0415
+
+            return VideoSource(station, Path(address.address).expanduser())
+        case SourceKind.FOLDER:
+            from edge_uad.sources.folder import FolderSource, image_files, root_of  # noqa: PLC0415
+
+            return FolderSource(station, image_files(address.address), root=root_of(address.address))
+        case SourceKind.PULL:
+            from edge_uad.sources.zmq import ZmqSource  # noqa: PLC0415
+
+            return ZmqSource(station, address.address, pattern="pull", insecure=insecure)
+        case SourceKind.SUB:
+            from edge_uad.sources.zmq import ZmqSource  # noqa: PLC0415
+
+            return ZmqSource(station, address.address, pattern="sub", insecure=insecure)
+
+
+def recorded_source(path: str, *, station: str = "recorded") -> tuple[FrameSource, int | None]:
+    """Pictures that are already there, for a bank or a measurement: a folder, a glob, an image or a video file.
+
+    Returns:
+        The source, not open yet, and how many frames it holds; None where that cannot be known.
+
+    Raises:
+        UsageError: nothing is there, or it is a camera, a stream or an endpoint.
+    """
+    address = parse_source(path)
+    if address.kind is SourceKind.FOLDER:
+        from edge_uad.sources.folder import FolderSource, image_files, root_of  # noqa: PLC0415
+
+        files = image_files(path)
+        return FolderSource(station, files, root=root_of(path)), len(files)
+    if address.kind is SourceKind.VIDEO:
+        from edge_uad.sources.video import VideoSource, frame_count  # noqa: PLC0415
+
+        video = Path(path).expanduser()
+        return VideoSource(station, video), frame_count(video)
+    raise UsageError(f"{path}: a {address.kind} is no recording; name a folder, a glob or a video file")
+
+
+def _path_source(text: str) -> SourceAddress:
+    from edge_uad.sources.video import SUFFIXES as VIDEO_SUFFIXES  # noqa: PLC0415  (brings OpenCV)
+
+    path = Path(text).expanduser()
+    if path.is_file() and path.suffix.lower() in VIDEO_SUFFIXES:
+        return SourceAddress(SourceKind.VIDEO, text)
+    if path.exists() or glob.has_magic(text):
+        return SourceAddress(SourceKind.FOLDER, text)
+    raise UsageError(
+        f"{text}: there is no such file or folder, and it is no camera number, stream or endpoint either; "
+        "check the path"
+    )

@@ -1,0 +1,166 @@
+"""Frames that come as ZeroMQ messages: PULL loses none and holds the sender back, SUB is live."""
+
+import time
+from typing import Literal
+
+import zmq
+
+from edge_uad.endpoints import AnySocket, bind, check_endpoint
+from edge_uad.errors import EndpointError, FrameError, SourceLostError
+from edge_uad.records import Frame, UInt8, UnreadableFrame
+from edge_uad.sources.decode import MAX_IMAGE_PIXELS, decode_image, decode_raw
+from edge_uad.wire import MAX_IMAGE_BYTES, FrameMessage, claimed_identity, decode_frame
+
+Pattern = Literal["pull", "sub"]
+
+RECEIVE_QUEUE_FRAMES = 4
+"""What ZeroMQ holds before a PUSH sender has to wait or a SUB loses frames."""
+MAX_PARTS = 3
+MAX_COUNTED_GAP = 1_000_000
+"""A larger jump of frame ids is a sender that counts anew, not frames lost."""
+_FORMATS = {"jpeg": "JPEG", "png": "PNG"}
+_MAX_SENDER_AGE_NS = 60 * 10**9
+
+
+class ZmqSource:
+    """Binds, and gives one frame per message; a message that is none is an ``UnreadableFrame``.
+
+    Args:
+        station: messages must name it.
+        endpoint: ``tcp://127.0.0.1:5560`` or ``ipc:///…``.
+        pattern: ``pull`` (senders PUSH) or ``sub`` (senders PUB; gaps in frame ids count as drops).
+        insecure: allow addresses beyond this machine.
+        max_pixels: larger pictures are unreadable.
+    """
+
+    def __init__(
+        self,
+        station: str,
+        endpoint: str,
+        *,
+        pattern: Pattern = "pull",
+        insecure: bool = False,
+        max_pixels: int = MAX_IMAGE_PIXELS,
+    ) -> None:
+        check_endpoint(endpoint, insecure=insecure)
+        self._station = station
+        self._endpoint = endpoint
+        self._pattern = pattern
+        self._max_pixels = max_pixels
+        self._context: zmq.Context[AnySocket] | None = None
+        self._socket: AnySocket | None = None
+        self._last_id = -1
+        self.bound_endpoint: str | None = None
+        """The address in use, with the port that was chosen for ``*``; None while closed."""
+
+    def open(self) -> None:
+        """Bind.
+
+        Raises:
+            EndpointError: in use, or not of this machine.
+        """
+        self.close()
+        self._context = zmq.Context()
+        self._socket = self._context.socket(zmq.PULL if self._pattern == "pull" else zmq.SUB)
+        self._socket.setsockopt(zmq.LINGER, 0)
+        self._socket.setsockopt(zmq.RCVHWM, RECEIVE_QUEUE_FRAMES)
+        self._socket.setsockopt(zmq.MAXMSGSIZE, MAX_IMAGE_BYTES)
+        if self._pattern == "sub":
+            self._socket.setsockopt(zmq.SUBSCRIBE, b"")
+        remedy = "stop it, or give this station's source another port"
+        try:
+            self.bound_endpoint = bind(self._socket, self._endpoint, remedy=remedy)
+        except EndpointError:
+            self.close()
+            raise
+
+    def read(self, timeout_s: float) -> Frame | UnreadableFrame | None:
+        """The next message's frame; None where none came in time.
+
+        Raises:
+            SourceLostError: the socket is gone.
+        """
+        if self._socket is None:
+            raise SourceLostError(f"{self._endpoint} is not open")
+        try:
+            if not self._socket.poll(max(round(timeout_s * 1000), 0)):
+                return None
+            parts = _receive(self._socket)
+        except zmq.ZMQError as error:
+            raise SourceLostError(f"{self._endpoint} failed: {error.strerror}") from error
+        return self._frame(parts, time.time_ns(), time.monotonic_ns())
+
+    def close(self) -> None:
+        """Unbind; messages not read yet are lost."""
+        if self._socket is not None:
+            self._socket.close(linger=0)
+        if self._context is not None:
+            self._context.term()
+        self._socket = self._context = self.bound_endpoint = None
+
+    def _frame(self, parts: list[bytes], now_ns: int, now_mono_ns: int) -> Frame | UnreadableFrame:
+        try:
+            message = decode_frame(parts)
+            self._check_station(message)
+            image = _picture(message, self._max_pixels)
+        except FrameError as error:
+            return self._unreadable(parts, str(error), now_ns, now_mono_ns)
+        return Frame(
+            station=self._station,
+            frame_id=message.frame_id,
+            captured_at_ns=message.captured_at_ns,
+            captured_mono_ns=_captured_mono_ns(message.captured_at_ns, now_ns, now_mono_ns),
+            part_id=message.part_id,
+            dropped_before=self._gap_before(message.frame_id),
+            image=image,
+        )
+
+    def _unreadable(self, parts: list[bytes], reason: str, now_ns: int, now_mono_ns: int) -> UnreadableFrame:
+        claimed = claimed_identity(parts)
+        frame_id = self._last_id + 1 if claimed.frame_id is None else claimed.frame_id
+        captured_at_ns = now_ns if claimed.captured_at_ns is None else claimed.captured_at_ns
+        return UnreadableFrame(
+            station=self._station,
+            frame_id=frame_id,
+            captured_at_ns=captured_at_ns,
+            captured_mono_ns=_captured_mono_ns(captured_at_ns, now_ns, now_mono_ns),
+            part_id=claimed.part_id,
+            dropped_before=self._gap_before(frame_id),
+            reason=reason,
+        )
+
+    def _check_station(self, message: FrameMessage) -> None:
+        if message.station != self._station:
+            raise FrameError(f"the message is for station {message.station!r}, this is {self._station!r}")
+
+    def _gap_before(self, frame_id: int) -> int:
+        """Frames lost on the way; PULL loses none, and several senders may count side by side there."""
+        gap = frame_id - self._last_id - 1 if self._last_id >= 0 else 0
+        self._last_id = frame_id
+        return gap if self._pattern == "sub" and 0 < gap <= MAX_COUNTED_GAP else 0
+
+
+def _receive(socket: AnySocket) -> list[bytes]:
+    """One message; of parts beyond the allowed ones only the first is kept, as proof that there were more."""
+    parts: list[bytes] = []
+    more = True
+    while more:
+        part = socket.recv(zmq.NOBLOCK)
+        if len(parts) <= MAX_PARTS:
+            parts.append(part)
+        more = bool(socket.getsockopt(zmq.RCVMORE))
+    return parts
+
+
+def _picture(message: FrameMessage, max_pixels: int) -> UInt8:
+    hw = (message.height, message.width)
+    encoded_as = _FORMATS.get(message.encoding)
+    if encoded_as is None:
+        return decode_raw(message.payload, message.encoding, hw, max_pixels=max_pixels)
+    return decode_image(message.payload, formats=(encoded_as,), stored_hw=hw, max_pixels=max_pixels)
+
+
+def _captured_mono_ns(captured_at_ns: int, now_ns: int, now_mono_ns: int) -> int:
+    """The sender's clock on ours; where the two clocks plainly disagree, the frame is as old as its arrival."""
+    age_ns = now_ns - captured_at_ns
+    return now_mono_ns - age_ns if 0 <= age_ns <= _MAX_SENDER_AGE_NS else now_mono_ns

@@ -1,0 +1,1 @@
+"""Weights to model files, offline: the only place that imports torch."""

@@ -1,0 +1,45 @@
+"""The default backbone, made where it is missing."""
+
+from pathlib import Path
+
+from rich.console import Console
+
+from edge_uad.cache import DEFAULT_BACKBONE, DEFAULT_INPUT_PX, default_model_path
+from export.digest import sha256_of_file
+from export.fetch import fetch_weights, load_named
+from export.lock import LOCK_TIMEOUT_S, only_one_process
+from export.request import DEFAULT_ATTENTION_LAYER, DEFAULT_LAYERS, ExportRequest
+from export.to_onnx import export_onnx
+from export.weights import named_backbone
+
+
+def provide_default_model(console: Console | None = None, *, lock_timeout_s: float = LOCK_TIMEOUT_S) -> Path:
+    """Fetch and export the default backbone into the cache, unless it is there.
+
+    Two processes at once do the work once.
+
+    Args:
+        console: where progress is drawn; stderr if None.
+        lock_timeout_s: how long another process may take over it.
+
+    Raises:
+        WeightsError: the weights cannot be had, or another process does not come to its end with it.
+        ModelError: the export fails.
+    """
+    console = console or Console(stderr=True)
+    path = default_model_path()
+    with only_one_process(path.parent, timeout_s=lock_timeout_s):
+        # another process may have made it meanwhile
+        if not path.is_file():
+            checkpoint = fetch_weights(DEFAULT_BACKBONE, console)
+            request = ExportRequest(
+                backbone=DEFAULT_BACKBONE,
+                input_hw=(DEFAULT_INPUT_PX, DEFAULT_INPUT_PX),
+                layers=DEFAULT_LAYERS,
+                attention_layer=DEFAULT_ATTENTION_LAYER,
+                licence=named_backbone(DEFAULT_BACKBONE).licence,
+                weights_sha256=sha256_of_file(checkpoint),
+            )
+            with console.status(f"exporting {DEFAULT_BACKBONE}"):
+                export_onnx(load_named(DEFAULT_BACKBONE, checkpoint), request, path)
+    return path

@@ -1,0 +1,96 @@
+"""Does the exported file compute what torch computes? Asked of every export before its file appears."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.resources import as_file, files
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, UnidentifiedImageError
+
+from edge_uad.errors import ModelError
+from edge_uad.interfaces import Backbone
+from edge_uad.preprocess import Preprocessor
+from edge_uad.records import Float32, Geometry, ModelCard
+from export.features import PatchFeatures
+
+TOLERANCE = {"fp32": 1e-4, "fp16": 2e-2}
+"""Largest absolute difference allowed; tokens have unit norm, attention sums to at most 1."""
+_RANDOM_SEED = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """How far two runs of one image lie apart, at most."""
+
+    image: str
+    tokens: float
+    attention: float
+
+    @property
+    def largest(self) -> float:
+        """Of both outputs; NaN where either holds one."""
+        return float(np.maximum(self.tokens, self.attention))
+
+
+def parity_pixels(card: ModelCard, parity_image: Path | None) -> dict[str, Float32]:
+    """A random and a real image, float32 (3, H, W), ready for the model.
+
+    Args:
+        card: of the model.
+        parity_image: the real image; None for the packaged one.
+
+    Raises:
+        ModelError: the real image cannot be read.
+    """
+    random = np.random.default_rng(_RANDOM_SEED).standard_normal((3, *card.input_hw), dtype=np.float32)
+    return {"random": random, "real": _real_pixels(parity_image, card)}
+
+
+def require_parity(backbone: Backbone, reference: PatchFeatures, images: Mapping[str, Float32]) -> list[Difference]:
+    """Run each image through both, and refuse a file that computes something else.
+
+    Args:
+        backbone: the exported file, opened.
+        reference: the torch module it was exported from, in float32.
+        images: float32 (3, H, W) by name.
+
+    Raises:
+        ModelError: a difference lies above the precision's tolerance, or is not a number.
+    """
+    precision = backbone.card.precision
+    tolerance = TOLERANCE[precision]
+    differences = [_difference(image, pixels, backbone, reference) for image, pixels in images.items()]
+    for difference in differences:
+        if not difference.largest <= tolerance:
+            raise ModelError(
+                f"the exported model differs from torch by {difference.largest:.2g} on the {difference.image} image, "
+                f"{tolerance:.0e} is allowed for {precision}; no file was left: try --precision fp32, "
+                "or report it with the versions of torch and onnxruntime"
+            )
+    return differences
+
+
+def _difference(image: str, pixels: Float32, backbone: Backbone, reference: PatchFeatures) -> Difference:
+    with torch.inference_mode():
+        tokens, attention = reference(torch.from_numpy(pixels[None]))
+    exported = backbone.embed(pixels[None])[0]
+    return Difference(
+        image,
+        tokens=float(np.abs(exported.tokens - tokens[0].numpy()).max()),
+        attention=float(np.abs(exported.attention - attention[0].numpy()).max()),
+    )
+
+
+def _real_pixels(parity_image: Path | None, card: ModelCard) -> Float32:
+    preprocessor = Preprocessor(
+        geometry=Geometry.STRETCH, roi=None, input_hw=card.input_hw, mean=card.mean, std=card.std
+    )
+    with as_file(files("export") / "parity_image.jpg") as packaged:
+        path = parity_image or packaged
+        try:
+            with Image.open(path) as image:
+                return preprocessor.pixels(np.asarray(image.convert("RGB")))
+        except (OSError, UnidentifiedImageError, Image.DecompressionBombError) as error:
+            raise ModelError(f"the parity image {path} cannot be read: {error}; name another one") from error

@@ -1,0 +1,66 @@
+"""What an export is asked for, and the card that follows from it."""
+
+from dataclasses import dataclass
+
+from edge_uad.errors import UsageError
+from edge_uad.records import ModelCard
+from export.features import Precision
+from export.vit import VisionTransformer
+from export.weights import IMAGENET_MEAN, IMAGENET_STD
+
+DEFAULT_LAYERS = tuple(range(2, 10))
+"""0-based blocks whose tokens are averaged, as the paper has it for twelve blocks."""
+DEFAULT_ATTENTION_LAYER = 9
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExportRequest:
+    """What to make of a backbone."""
+
+    backbone: str
+    """Its name, for the card."""
+    input_hw: tuple[int, int]
+    layers: tuple[int, ...]
+    attention_layer: int
+    licence: str
+    weights_sha256: str
+    precision: Precision = "fp32"
+    mean: tuple[float, float, float] = IMAGENET_MEAN
+    std: tuple[float, float, float] = IMAGENET_STD
+
+
+def check_request(request: ExportRequest, vit: VisionTransformer) -> None:
+    """Refuse what this backbone cannot give.
+
+    Raises:
+        UsageError: an input size that is no multiple of the patch, or a block that is not there.
+    """
+    patch_px, depth = vit.spec.patch_px, vit.spec.depth
+    if any(side < patch_px or side % patch_px for side in request.input_hw):
+        raise UsageError(
+            f"the input of {request.input_hw[0]}×{request.input_hw[1]} px is no multiple of the {patch_px} px patch; "
+            f"try --input {max(1, round(request.input_hw[0] / patch_px)) * patch_px}"
+        )
+    beyond = [layer for layer in (*request.layers, request.attention_layer) if not 0 <= layer < depth]
+    if beyond:
+        raise UsageError(f"there is no block {beyond[0]}: {request.backbone} has the blocks 0 to {depth - 1}")
+
+
+def make_card(request: ExportRequest, vit: VisionTransformer) -> ModelCard:
+    """The card of the file to be."""
+    height, width = request.input_hw
+    return ModelCard(
+        model_id="",
+        backbone=request.backbone,
+        input_hw=request.input_hw,
+        grid_hw=(height // vit.spec.patch_px, width // vit.spec.patch_px),
+        patch_px=vit.spec.patch_px,
+        dim=vit.spec.dim,
+        mean=request.mean,
+        std=request.std,
+        layers=request.layers,
+        attention_layer=request.attention_layer,
+        precision=request.precision,
+        licence=request.licence,
+        weights_sha256=request.weights_sha256,
+    )

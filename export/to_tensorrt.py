@@ -1,0 +1,77 @@
+"""A TensorRT engine from a backbone, with the card beside it.
+
+Written against the documented API of torch-tensorrt; no machine of ours has run it.
+"""
+
+import importlib
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from edge_uad.backbones.card import card_to_json
+from edge_uad.backbones.tensorrt import TensorRtBackbone
+from edge_uad.errors import MissingExtraError, ModelError, ProviderError
+from export.atomic import appearing
+from export.features import PatchFeatures
+from export.parity import Difference, parity_pixels, require_parity
+from export.request import ExportRequest, check_request, make_card
+from export.vit import VisionTransformer
+
+
+def export_tensorrt(
+    vit: VisionTransformer, request: ExportRequest, target: Path, *, parity_image: Path | None = None
+) -> list[Difference]:
+    """Write an engine for this machine's GPU, one image at a time, and its card as ``.json`` beside it.
+
+    Args:
+        vit: the filled transformer; taken over.
+        request: what to make of it.
+        target: where the engine appears, whole or not at all.
+        parity_image: a real image to compare on; None for the packaged one.
+
+    Returns:
+        How far the engine lies from float32 torch.
+
+    Raises:
+        MissingExtraError: without the [tensorrt] extra.
+        ProviderError: there is no GPU.
+        UsageError: what was asked for does not fit the backbone.
+        ModelError: the engine cannot be built or written, or computes something else.
+    """
+    torch_tensorrt = _import_torch_tensorrt()
+    if not torch.cuda.is_available():
+        raise ProviderError("a TensorRT engine is built on the GPU that runs it, and there is none; check nvidia-smi")
+    check_request(request, vit)
+    card = make_card(request, vit)
+    images = parity_pixels(card, parity_image)
+    features = PatchFeatures(
+        vit, input_hw=request.input_hw, layers=request.layers, attention_layer=request.attention_layer
+    )
+    try:
+        with appearing(target.with_suffix(".json")) as card_beside, appearing(target) as beside:
+            card_beside.write_text(card_to_json(card), encoding="utf-8")
+            beside.write_bytes(_engine_bytes(torch_tensorrt, features.with_precision(request.precision), request))
+            differences = require_parity(TensorRtBackbone(beside), features.cpu(), images)
+    except OSError as error:
+        raise ModelError(f"{target} cannot be written: {error.strerror}; name another place with --out") from error
+    return differences
+
+
+def _engine_bytes(torch_tensorrt: Any, features: PatchFeatures, request: ExportRequest) -> bytes:
+    example = torch.zeros(1, 3, *request.input_hw, device="cuda")
+    exported = torch.export.export(features.cuda(), (example,))
+    engine: bytes = torch_tensorrt.dynamo.convert_exported_program_to_serialized_trt_engine(
+        exported,
+        arg_inputs=[example],
+        use_explicit_typing=True,  # the module's own types are the precision asked for
+        disable_tf32=request.precision == "fp32",
+    )
+    return engine
+
+
+def _import_torch_tensorrt() -> Any:
+    try:
+        return importlib.import_module("torch_tensorrt")
+    except ImportError as error:
+        raise MissingExtraError("edge-uad export --target tensorrt", "tensorrt") from error

@@ -1,0 +1,52 @@
+"""Banks made of random patches, for tests that need no images."""
+
+from typing import Any
+
+import numpy as np
+
+from edge_uad.bank import BANK_SCHEMA, PatchBank
+from edge_uad.records import BankManifest, Float32, Geometry
+
+DIM = 24
+
+
+def unit_rows(rng: np.random.Generator, n: int, dim: int) -> Float32:
+    """(n, dim), each row of norm 1."""
+    rows = rng.standard_normal((n, dim), np.float32)
+    return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+
+
+def random_bank(*, seed: int = 0, n_patches: int = 80, **changed: Any) -> PatchBank:
+    """A bank that is right in every respect but was never built from images."""
+    rng = np.random.default_rng(seed)
+    manifest: dict[str, Any] = {
+        "bank_id": "",
+        "schema": BANK_SCHEMA,
+        "model_id": "f" * 64,
+        "backbone": "random",
+        "grid_hw": (4, 4),
+        "geometry": Geometry.STRETCH,
+        "roi": None,
+        "bpm_kernel": 3,
+        "bpm_threshold": 0.1,
+        "top_ratio": 0.05,
+        "neighbours": 1,
+        "coreset_ratio": 0.1,
+        "seed": seed,
+        "n_images": 8,
+        "n_unreadable": 0,
+        "n_empty": 0,
+        "n_patches": n_patches,
+        "calibration_folds": 8,
+        "threshold": 0.5,
+        "false_alarm_rate": 0.05,
+        "built_at": "2026-01-01T00:00:00+00:00",
+        "built_by": "tests",
+        "source_digest": "0" * 64,
+    }
+    return PatchBank.sealed(
+        patches=unit_rows(rng, n_patches, DIM),
+        patch_image=np.sort(rng.integers(0, 8, n_patches)),
+        calibration=np.sort(rng.random(8, np.float32)),
+        manifest=BankManifest(**(manifest | changed)),
+    )

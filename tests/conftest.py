@@ -1,0 +1,79 @@
+"""What the tests share: small real models, banks built by the real code, and real images where they are at hand."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests import models, parts
+
+SHARED_IMAGES = Path(__file__).parents[2] / "shared" / "data"
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A ViT-Tiny of three blocks with random weights, 64 px, exported by the real exporter."""
+    return models.export_tiny_model(tmp_path_factory.mktemp("tiny") / "tiny.onnx")
+
+
+@pytest.fixture(scope="session")
+def other_tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Another one: what a bank of the first must not be used with."""
+    return models.export_tiny_model(tmp_path_factory.mktemp("other") / "other.onnx", seed=1)
+
+
+@pytest.fixture(scope="session")
+def good_parts(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of 24 drawn good parts."""
+    return parts.write_parts(tmp_path_factory.mktemp("parts") / "good", 24, seed=0)
+
+
+@pytest.fixture(scope="session")
+def scratched_parts(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of 4 drawn parts with a scratch."""
+    return parts.write_parts(tmp_path_factory.mktemp("parts") / "scratched", 4, seed=1, scratched=True)
+
+
+@pytest.fixture(scope="session")
+def tiny_bank(tiny_model: Path, good_parts: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A bank of the drawn good parts for the tiny model, built by the command line."""
+    bank = tmp_path_factory.mktemp("bank") / "bank.safetensors"
+    edge_uad("build-bank", good_parts, "--model", tiny_model, "--out", bank, "--false-alarm-rate", 0.05)
+    return bank
+
+
+@pytest.fixture(scope="session")
+def default_model() -> Path:
+    """The default backbone, genuine weights, from the cache or fetched and exported into it."""
+    pytest.importorskip("torch", reason="the [export] extra is not installed")
+    from export.default import provide_default_model  # noqa: PLC0415  # torch is loaded only where it is needed
+
+    return provide_default_model()
+
+
+@pytest.fixture(scope="session")
+def cookies() -> Path:
+    """Photographs of cookies, whole and cracked."""
+    return _shared("cookies")
+
+
+@pytest.fixture(scope="session")
+def tiles() -> Path:
+    """Photographs of magnetic tiles, laid out as MVTec AD."""
+    return _shared("mtd")
+
+
+def _shared(name: str) -> Path:
+    folder = SHARED_IMAGES / name
+    if not folder.is_dir():
+        pytest.skip(f"the real images {name} are not at hand (../shared is absent)")
+    return folder
+
+
+def edge_uad(*arguments: object, expect: int = 0, timeout_s: float = 120) -> subprocess.CompletedProcess[str]:
+    """Run the command line as a user does, in a process of its own; checks the exit code."""
+    command = [sys.executable, "-m", "edge_uad", *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=timeout_s, check=False)
+    assert done.returncode == expect, f"exit code {done.returncode}, {expect} was expected:\n{done.stdout}{done.stderr}"
+    return done

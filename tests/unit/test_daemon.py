@@ -1,0 +1,318 @@
+"""The daemon's promises, with the real inspector and threads: only camera, ViT and subscriber are fakes."""
+
+import logging
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from edge_uad.daemon import Daemon, StopSignals
+from edge_uad.errors import EndpointError, SourceLostError
+from edge_uad.interfaces import FrameSource
+from edge_uad.records import Decision, StationState, UnreadableFrame
+from edge_uad.sources.capture import Backoff
+from edge_uad.station import Mode, Station
+from edge_uad.systemd import Notifier
+from tests.fakes import (
+    GREEN,
+    RED,
+    BlockedSource,
+    FakeBackbone,
+    RecordingSink,
+    ScriptedSource,
+    frame,
+    green_inspector,
+    until,
+)
+
+QUICK = Backoff(first_s=0.001, max_s=0.002)
+PATIENCE_S = 20
+
+
+class Line:
+    """A daemon over fakes, run in the test's thread or in one of its own."""
+
+    def __init__(
+        self,
+        *sources: FrameSource,
+        mode: Mode = "every",
+        backbone: FakeBackbone | None = None,
+        notifier: Notifier | None = None,
+        stop_timeout_s: float = PATIENCE_S,
+        queue_frames: int = 8,
+        sink: RecordingSink | None = None,
+    ) -> None:
+        wake = threading.Event()
+        names = ["line", *(f"line{number}" for number in range(2, len(sources) + 1))]
+        self.stop = StopSignals()
+        self.sink = sink or RecordingSink()
+        self.stations = [
+            Station(
+                name=name,
+                source=source,
+                inspector=green_inspector(backbone),
+                mode=mode,
+                wake=wake.set,
+                queue_frames=queue_frames,
+                backoff=QUICK,
+            )
+            for name, source in zip(names, sources, strict=True)
+        ]
+        self.daemon = Daemon(
+            stations=self.stations,
+            sink=self.sink,
+            wake=wake,
+            stop=self.stop,
+            notifier=notifier or Notifier({}),
+            stop_timeout_s=stop_timeout_s,
+        )
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        """Run beside the test; at the end the daemon must have stopped with exit code 0."""
+        codes: list[int] = []
+        thread = threading.Thread(target=lambda: codes.append(self.daemon.run()))
+        thread.start()
+        try:
+            yield
+        finally:
+            if not self.stop.requested:
+                self.stop.note()
+            thread.join(PATIENCE_S)
+        assert codes == [0]
+
+
+def test_one_verdict_for_each_frame_in_order_until_the_source_ends() -> None:
+    line = Line(ScriptedSource([frame(0), frame(1, RED), None, frame(2), frame(3, RED)]))
+    assert line.daemon.run() == 0
+    assert [(one.frame_id, one.decision) for one in line.sink.verdicts] == [
+        (0, Decision.NORMAL),
+        (1, Decision.ANOMALOUS),
+        (2, Decision.NORMAL),
+        (3, Decision.ANOMALOUS),
+    ]
+    assert line.sink.closed
+    last = line.sink.statuses[-1]
+    assert (last.state, last.frames_seen, last.judged, last.dropped, last.invalid) == (StationState.ENDED, 4, 4, 0, 0)
+    assert (last.bank_id, last.model_id) == (line.sink.verdicts[0].bank_id, line.sink.verdicts[0].model_id)
+
+
+def test_an_unreadable_frame_is_invalid_with_its_reason() -> None:
+    bad = UnreadableFrame(station="line", frame_id=1, captured_at_ns=1, captured_mono_ns=1, reason="it is torn")
+    line = Line(ScriptedSource([frame(0), bad, frame(2)]))
+    line.daemon.run()
+    assert [one.decision for one in line.sink.verdicts] == [Decision.NORMAL, Decision.INVALID, Decision.NORMAL]
+    assert line.sink.verdicts[1].reason == "it is torn"
+    assert line.sink.statuses[-1].invalid == 1
+
+
+def test_a_fault_inside_makes_one_frame_invalid_and_the_line_goes_on(caplog: pytest.LogCaptureFixture) -> None:
+    def fault(inference: int) -> None:
+        if inference == 3:  # the first is the warm-up
+            raise ZeroDivisionError("inside")
+
+    line = Line(ScriptedSource([frame(0), frame(1), frame(2)]), backbone=FakeBackbone(fault))
+    with caplog.at_level(logging.ERROR, "edge_uad"):
+        assert line.daemon.run() == 0
+    assert [one.decision for one in line.sink.verdicts] == [Decision.NORMAL, Decision.INVALID, Decision.NORMAL]
+    assert line.sink.verdicts[1].reason == "fault inside: ZeroDivisionError: inside"
+    assert "Traceback" in caplog.text
+
+
+def test_a_sink_that_chokes_on_one_verdict_does_not_stop_the_line(caplog: pytest.LogCaptureFixture) -> None:
+    class ChokingSink(RecordingSink):
+        def publish(self, verdict, frame) -> None:  # type: ignore[no-untyped-def]
+            super().publish(verdict, frame)
+            if verdict.frame_id == 0:
+                raise ZeroDivisionError("while drawing")
+
+    line = Line(ScriptedSource([frame(0), frame(1)]), sink=ChokingSink())
+    with caplog.at_level(logging.ERROR, "edge_uad"):
+        assert line.daemon.run() == 0
+    assert [one.frame_id for one in line.sink.verdicts] == [0, 1]
+    assert "could not be published in full" in caplog.text
+
+
+def test_with_latest_every_frame_is_judged_or_counted() -> None:
+    going = threading.Event()
+    source = ScriptedSource([frame(number) for number in range(50)])
+
+    def slow(inference: int) -> None:
+        if inference > 1:  # the first is the warm-up
+            going.wait(PATIENCE_S)
+
+    line = Line(source, mode="latest", backbone=FakeBackbone(slow))
+    with line.running():
+        until(lambda: source.given == 50)
+        going.set()
+        line.sink.wait_for(lambda: bool(line.sink.verdicts) and line.sink.verdicts[-1].frame_id == 49)
+    ids = [one.frame_id for one in line.sink.verdicts]
+    assert ids == sorted(ids)
+    assert len(ids) + sum(one.dropped_before for one in line.sink.verdicts) == 50
+    assert len(ids) < 50
+    last = line.sink.statuses[-1]
+    assert (last.frames_seen, last.judged, last.dropped) == (50, len(ids), 50 - len(ids))
+
+
+def test_with_every_a_slow_inspection_holds_the_source_back_and_loses_nothing() -> None:
+    line = Line(ScriptedSource([frame(number) for number in range(40)]), queue_frames=1)
+    line.daemon.run()
+    assert [one.frame_id for one in line.sink.verdicts] == list(range(40))
+    assert line.sink.statuses[-1].dropped == 0
+
+
+def test_a_camera_missing_at_start_is_waited_for_and_told() -> None:
+    missing = SourceLostError("camera 0: /dev/video0 is not there")
+    line = Line(ScriptedSource([frame(0)], open_faults=[missing] * 3))
+    assert line.daemon.run() == 0
+    assert [one.frame_id for one in line.sink.verdicts] == [0]
+
+
+def test_a_station_without_a_camera_says_so_while_the_others_work() -> None:
+    missing = [SourceLostError("camera 0: /dev/video0 is not there")] * 100_000
+    line = Line(ScriptedSource([frame(0), frame(1)], then_wait=True), ScriptedSource(open_faults=missing))
+    with line.running():
+        line.sink.wait_for(lambda: len(line.sink.of("line")) == 2)
+        line.sink.wait_for(
+            lambda: any(
+                status.station == "line2"
+                and status.state is StationState.RECONNECTING
+                and status.message == "camera 0: /dev/video0 is not there"
+                for status in line.sink.statuses
+            )
+        )
+
+
+def test_a_flooding_station_does_not_starve_another() -> None:
+    flood = (frame(number) for number in range(10**9))
+    line = Line(ScriptedSource(flood), ScriptedSource([frame(n, station="line2") for n in range(20)]))
+    with line.running():
+        line.sink.wait_for(lambda: len(line.sink.of("line2")) == 20)
+        before_last = line.sink.verdicts.index(line.sink.of("line2")[-1])
+    assert len([one for one in line.sink.verdicts[:before_last] if one.station == "line2"]) == 19
+    assert [one.frame_id for one in line.sink.of("line")] == list(range(len(line.sink.of("line"))))
+
+
+def test_a_stop_judges_what_the_source_has_given() -> None:
+    judging, going = threading.Event(), threading.Event()
+
+    def slow(inference: int) -> None:
+        if inference > 1:
+            judging.set()
+            going.wait(PATIENCE_S)
+
+    source = ScriptedSource([frame(number) for number in range(5)], then_wait=True)
+    line = Line(source, backbone=FakeBackbone(slow))
+    with line.running():
+        assert judging.wait(PATIENCE_S)
+        until(lambda: source.given == 5)
+        line.stop.note()
+        going.set()
+    assert [one.frame_id for one in line.sink.verdicts] == [0, 1, 2, 3, 4]
+    assert line.sink.statuses[-1].state is StationState.STOPPING
+    assert line.sink.closed
+    assert line.daemon.abandoned == []
+
+
+def test_a_second_signal_leaves_the_queue_and_counts_it() -> None:
+    judging, going = threading.Event(), threading.Event()
+
+    def slow(inference: int) -> None:
+        if inference > 1:
+            judging.set()
+            going.wait(PATIENCE_S)
+
+    source = ScriptedSource([frame(number) for number in range(5)], then_wait=True)
+    line = Line(source, backbone=FakeBackbone(slow))
+    with line.running():
+        assert judging.wait(PATIENCE_S)
+        until(lambda: source.given == 5)
+        line.stop.note()
+        line.stop.note()
+        going.set()
+    assert [one.frame_id for one in line.sink.verdicts] == [0]
+    last = line.sink.statuses[-1]
+    assert (last.frames_seen, last.judged, last.dropped) == (5, 1, 4)
+    assert line.daemon.abandoned == []
+
+
+def test_a_read_that_never_returns_does_not_hold_up_the_stop(caplog: pytest.LogCaptureFixture) -> None:
+    source = BlockedSource([frame(0)])
+    line = Line(source, stop_timeout_s=0.05)
+    with caplog.at_level(logging.WARNING, "edge_uad"), line.running():
+        line.sink.wait_for(lambda: len(line.sink.verdicts) == 1)
+        assert source.blocked.wait(PATIENCE_S)
+    assert line.daemon.abandoned == ["line"]
+    assert "line: the source does not give its thread back; it is abandoned" in caplog.text
+    source.let_go.set()
+
+
+def test_a_blocked_station_leaves_the_others_untouched() -> None:
+    blocked = BlockedSource()
+    line = Line(blocked, ScriptedSource([frame(n, station="line2") for n in range(5)]), stop_timeout_s=0.05)
+    with line.running():
+        line.sink.wait_for(lambda: len(line.sink.of("line2")) == 5)
+    blocked.let_go.set()
+
+
+def test_a_stop_before_the_start_judges_nothing_and_ends_well() -> None:
+    backbone = FakeBackbone()
+    line = Line(ScriptedSource([], then_wait=True), backbone=backbone)
+    line.stop.note()
+    assert line.daemon.run() == 0
+    assert backbone.inferences == 0
+    assert line.sink.closed
+
+
+def test_what_no_retry_mends_is_raised_after_everything_is_let_go() -> None:
+    line = Line(ScriptedSource(open_faults=[EndpointError("tcp://127.0.0.1:5560 is in use")]))
+    with pytest.raises(EndpointError, match="in use"):
+        line.daemon.run()
+    assert line.sink.closed
+
+
+def test_the_service_manager_hears_of_it_in_order(tmp_path: Path) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(str(tmp_path / "notify"))
+        manager.setblocking(False)
+        notifier = Notifier({"NOTIFY_SOCKET": str(tmp_path / "notify"), "WATCHDOG_USEC": "3600000000"})
+        backbone = FakeBackbone()
+        Line(ScriptedSource([frame(0), frame(1, GREEN)]), notifier=notifier, backbone=backbone).daemon.run()
+        heard = []
+        while True:
+            try:
+                heard.append(manager.recv(4096).decode())
+            except BlockingIOError:
+                break
+    states = [message for message in heard if not message.startswith("STATUS")]
+    assert heard[0] == "STATUS=warming up"
+    assert states == ["READY=1", "WATCHDOG=1", "STOPPING=1"]
+    assert "STATUS=line ended (the script is over)" in heard
+    assert backbone.inferences == 3  # the warm-up and two frames
+
+
+def test_a_hung_inference_starves_the_watchdog(tmp_path: Path) -> None:
+    hung, going = threading.Event(), threading.Event()
+
+    def hang(inference: int) -> None:
+        if inference == 2:
+            hung.set()
+            going.wait(PATIENCE_S)
+
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(str(tmp_path / "notify"))
+        notifier = Notifier({"NOTIFY_SOCKET": str(tmp_path / "notify"), "WATCHDOG_USEC": "1"})
+        line = Line(ScriptedSource([frame(0)]), backbone=FakeBackbone(hang), notifier=notifier)
+        with line.running():
+            assert hung.wait(PATIENCE_S)
+            manager.setblocking(False)
+            with pytest.raises(BlockingIOError):  # noqa: PT012  (empties what was sent before the hang)
+                while True:
+                    manager.recv(4096)
+            manager.settimeout(0.3)
+            with pytest.raises(TimeoutError):
+                manager.recv(4096)
+            going.set()
