@@ -1,11 +1,12 @@
 # Everything a newcomer runs. `make demo` and `make test` need nothing but Python 3.11 or newer.
 PYTHON ?= python3
 VENV ?= .venv
+MINUTES ?= 10
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup model demo test lint format types imports wheel-smoke check clean
+.PHONY: help setup model demo test fuzz lint format types imports soak wheel-smoke check clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -29,6 +30,15 @@ demo: $(INSTALLED) ## build a bank, inspect a stream of real frames, leave overl
 test: $(INSTALLED) ## every test
 	$(BIN)/python -m pytest
 
+FUZZ_S ?= 25
+fuzz: $(INSTALLED) ## what comes from outside, fuzzed for a minute; FUZZ_S=25 seconds for each target
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --group fuzz
+	@for target in frames banks; do \
+	  mkdir -p build/fuzz/$$target; \
+	  $(BIN)/python -m tests.fuzz.$$target -max_total_time=$(FUZZ_S) -max_len=4096 -len_control=0 -print_final_stats=1 \
+	    -verbosity=0 -artifact_prefix=build/fuzz/ build/fuzz/$$target || exit 1; \
+	done
+
 lint: $(INSTALLED) ## ruff
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -43,10 +53,13 @@ types: $(INSTALLED) ## mypy --strict
 imports: $(INSTALLED) ## the layers, by import-linter
 	$(BIN)/lint-imports
 
+soak: $(INSTALLED) ## a daemon of four stations under random faults: make soak MINUTES=60
+	$(BIN)/python -m benchmarks.soak --minutes $(MINUTES) $(if $(SEED),--seed $(SEED))
+
 wheel-smoke: $(INSTALLED) ## build the wheel, use it in an environment without torch
 	PYTHON=$(PYTHON) BUILD_PYTHON=$(BIN)/python .ci/wheel-smoke
 
-check: test lint types imports wheel-smoke ## all that CI runs
+check: test lint types imports fuzz wheel-smoke ## all that CI runs
 
 clean: ## everything that make made, but not the cache
 	rm -rf $(VENV) build dist demo .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

@@ -11,7 +11,7 @@ from bank_tools.calibrate import Coreset, cross_scores, fold_count, thin_out
 from bank_tools.coreset import coreset_size
 from bank_tools.progress import Progress
 from edge_uad import __version__
-from edge_uad.bank import BANK_SCHEMA, PatchBank
+from edge_uad.bank import BANK_SCHEMA, PatchBank, SearchDevice
 from edge_uad.errors import FrameError, UsageError
 from edge_uad.masking import check_kernel
 from edge_uad.pipeline import Embedder, ForegroundEmbedding
@@ -23,7 +23,7 @@ MIN_IMAGES = 2
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Recipe:
-    """What a bank is to be: every choice that its manifest records. Defaults are the paper's."""
+    """What a bank is to be. Defaults are the paper's."""
 
     geometry: Geometry = Geometry.STRETCH
     roi: Box | None = None
@@ -34,6 +34,8 @@ class Recipe:
     coreset_ratio: float = 0.1
     false_alarm_rate: float = 0.01
     seed: int = 0
+    search_device: SearchDevice = "cpu"
+    """Where calibration searches; not part of the manifest, because it changes nothing but the time."""
 
     def __post_init__(self) -> None:
         """Raise UsageError where a value is out of its range."""
@@ -136,6 +138,7 @@ def _calibrate(seen: list[ForegroundEmbedding], recipe: Recipe, progress: Progre
             seed=recipe.seed,
             top_ratio=recipe.top_ratio,
             neighbours=recipe.neighbours,
+            search_device=recipe.search_device,
             on_scored=done,
         )
 

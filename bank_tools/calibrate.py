@@ -6,15 +6,15 @@ making (docs/calibration.md has figures). Instead the images are dealt into fold
 coreset of the others, made by the same recipe.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from bank_tools.coreset import greedy_coreset
-from edge_uad.bank import PatchSearch
+from edge_uad.bank import PatchSearch, SearchDevice
 from edge_uad.pipeline import ForegroundEmbedding
-from edge_uad.records import Float32, Int
+from edge_uad.records import Float32, Int, PatchDistances
 from edge_uad.scoring import image_score
 
 OUTER_FENCE_IQR = 3.0
@@ -59,6 +59,7 @@ def cross_scores(
     seed: int,
     top_ratio: float,
     neighbours: int,
+    search_device: SearchDevice = "cpu",
     on_scored: Callable[[int], None] = lambda _: None,
 ) -> Float32:
     """Score every good image against a coreset of the images of the other folds.
@@ -69,22 +70,53 @@ def cross_scores(
         seed: of the folds and the coresets.
         top_ratio: as in inspection.
         neighbours: as in inspection.
+        search_device: where faiss searches.
         on_scored: called with the number of images scored since its last call.
 
     Returns:
         float32 (n,), in the order of ``seen``.
     """
-    n_folds = fold_count(len(seen))
-    fold_of = np.random.default_rng(seed).permutation(len(seen)) % n_folds
     scores = np.empty(len(seen), np.float32)
-    for fold in range(n_folds):
-        others = [one for one, its_fold in zip(seen, fold_of, strict=True) if its_fold != fold]
-        search = PatchSearch(thin_out(others, ratio=coreset_ratio, seed=seed).patches)
-        for image in np.flatnonzero(fold_of == fold).tolist():
-            distances = search.distances(seen[image].embedding, seen[image].mask, neighbours=neighbours)
-            scores[image] = image_score(distances, top_ratio=top_ratio)
-            on_scored(1)
+    for image, distances in cross_distances(
+        seen, coreset_ratio=coreset_ratio, seed=seed, neighbours=neighbours, search_device=search_device
+    ):
+        scores[image] = image_score(distances, top_ratio=top_ratio)
+        on_scored(1)
     return scores
+
+
+def cross_distances(
+    seen: Sequence[ForegroundEmbedding],
+    *,
+    coreset_ratio: float,
+    seed: int,
+    neighbours: int,
+    search_device: SearchDevice = "cpu",
+    views: int = 1,
+) -> Iterator[tuple[int, PatchDistances]]:
+    """Each good image's patches against a coreset of the images of the other folds.
+
+    Args:
+        seen: the good images, at least two; where ``views`` is above 1, so many views of each, side by side: all of
+            them go into coresets, the first alone is scored.
+        coreset_ratio: as of the bank.
+        seed: of the folds and the coresets.
+        neighbours: as in inspection.
+        search_device: where faiss searches.
+        views: how many views of each image there are.
+
+    Yields:
+        The image's number and its distances, fold by fold.
+    """
+    n_images = len(seen) // views
+    n_folds = fold_count(n_images)
+    fold_of = np.random.default_rng(seed).permutation(n_images) % n_folds
+    for fold in range(n_folds):
+        others = [one for index, one in enumerate(seen) if fold_of[index // views] != fold]
+        search = PatchSearch(thin_out(others, ratio=coreset_ratio, seed=seed).patches, device=search_device)
+        for image in np.flatnonzero(fold_of == fold).tolist():
+            first = seen[image * views]
+            yield image, search.distances(first.embedding, first.mask, neighbours=neighbours)
 
 
 def outliers(scores: Float32) -> list[int]:

@@ -19,7 +19,7 @@ class OverlayFolder:
         files: every image that may come.
 
     Raises:
-        UsageError: the folder cannot be created.
+        UsageError: the folder cannot be created, or an overlay would take the place of an image.
     """
 
     def __init__(self, root: Path, files: Sequence[Path]) -> None:
@@ -27,6 +27,10 @@ class OverlayFolder:
         parents = {str(file.absolute().parent) for file in files}
         self._common = Path(os.path.commonpath(parents)) if parents else Path()
         self._stems = Counter(self._relative(file).with_suffix("") for file in files)
+        images = {file.resolve() for file in files}
+        replaced = next((file for file in files if self.path_of(file).resolve() in images), None)
+        if replaced is not None:
+            raise UsageError(f"the overlay of {replaced} would replace an image; name another folder than {root}")
         try:
             root.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -47,7 +51,12 @@ class OverlayFolder:
         path = self.path_of(file)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            Image.fromarray(picture).save(path, compress_level=1)  # fast; photographs hardly shrink further
+            beside = path.with_name(f".{path.stem}.part.png")
+            try:
+                Image.fromarray(picture).save(beside, compress_level=1)  # fast; photographs hardly shrink further
+                beside.replace(path)
+            finally:
+                beside.unlink(missing_ok=True)
         except OSError as error:
             raise UsageError(f"the overlay {path} cannot be written: {error.strerror or error}") from error
         return path

@@ -1,49 +1,94 @@
 """Settings → objects: the only place that names concrete classes."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
+from edge_uad.archive import Archive
+from edge_uad.artefacts import opened_inside
+from edge_uad.audit import AuditLog
 from edge_uad.backbones import open_backbone
-from edge_uad.bank import PatchBank, short_id
+from edge_uad.bank import PatchBank, SearchDevice, short_id
+from edge_uad.curve import ServerKeys, load_server_keys
 from edge_uad.errors import ModelError, SettingsError
-from edge_uad.interfaces import Backbone
-from edge_uad.pipeline import Embedder, Inspector
+from edge_uad.evidence import EvidenceStore
+from edge_uad.interfaces import Backbone, VerdictSink
+from edge_uad.metrics import Metrics, MetricsServer
+from edge_uad.pipeline import Embedder, Inspector, StageTimer
 from edge_uad.preprocess import Preprocessor
 from edge_uad.publish import ZmqPublisher
 from edge_uad.records import Box, Geometry
 from edge_uad.settings import Settings, StationSettings
+from edge_uad.sinks import FanOut, Fault
 from edge_uad.sources import EXCLUSIVE_KINDS, SourceAddress, make_source, parse_source
 from edge_uad.sources.capture import Backoff
 from edge_uad.station import Mode, Station
+from edge_uad.swap import BankWatch
 
 
-def load_backbone(model: Path, *, provider: str = "cpu", threads: int = 0) -> Backbone:
+def load_backbone(model: Path, *, provider: str = "cpu", threads: int = 0, batched: bool = False) -> Backbone:
     """Open a model file.
+
+    Args:
+        model: the file.
+        provider: cpu, cuda or tensorrt.
+        threads: of the CPU; 0 for one per core.
+        batched: several images in one run, where the last bits of a score are worth the time won.
 
     Raises:
         ModelError: not a model of edge-uad.
         ProviderError: the accelerator asked for is not active.
     """
-    return open_backbone(model, provider=provider, threads=threads)
+    return open_backbone(model, provider=provider, threads=threads, batched=batched)
 
 
 def make_embedder(
-    backbone: Backbone, *, geometry: Geometry, roi: Box | None, bpm_kernel: int, bpm_threshold: float
+    backbone: Backbone,
+    *,
+    geometry: Geometry,
+    roi: Box | None,
+    bpm_kernel: int,
+    bpm_threshold: float,
+    bpm_soft: bool = False,
+    on_stage: StageTimer | None = None,
 ) -> Embedder:
     """The stages that bank building and inspection share."""
     card = backbone.card
     preprocessor = Preprocessor(geometry=geometry, roi=roi, input_hw=card.input_hw, mean=card.mean, std=card.std)
-    return Embedder(backbone=backbone, preprocessor=preprocessor, bpm_kernel=bpm_kernel, bpm_threshold=bpm_threshold)
+    return Embedder(
+        backbone=backbone,
+        preprocessor=preprocessor,
+        bpm_kernel=bpm_kernel,
+        bpm_threshold=bpm_threshold,
+        bpm_soft=bpm_soft,
+        on_stage=on_stage,
+    )
 
 
-def load_inspector(backbone: Backbone, bank_path: Path) -> Inspector:
+def load_inspector(
+    backbone: Backbone,
+    bank_path: Path,
+    *,
+    search_device: SearchDevice = "cpu",
+    within: Path | None = None,
+    on_stage: StageTimer | None = None,
+) -> Inspector:
     """An inspector for one bank, its stages set as the bank's manifest says.
+
+    Args:
+        backbone: the one that the bank was built with.
+        bank_path: the file.
+        search_device: where faiss searches.
+        within: the folder that the file must lie in; None for any.
+        on_stage: told what each stage took.
 
     Raises:
         BankError: the bank cannot be used.
         ModelError: the bank was built with another model.
+        ProviderError: the GPU was asked for and cannot be used.
     """
-    bank = PatchBank.load(bank_path)
+    with opened_inside(bank_path, within) as opened:
+        bank = PatchBank.load(opened, search_device=search_device, name=bank_path)
     manifest = bank.manifest
     if manifest.model_id != backbone.card.model_id:
         raise ModelError(
@@ -57,12 +102,15 @@ def load_inspector(backbone: Backbone, bank_path: Path) -> Inspector:
         roi=manifest.roi,
         bpm_kernel=manifest.bpm_kernel,
         bpm_threshold=manifest.bpm_threshold,
+        on_stage=on_stage,
     )
     return Inspector(embedder=embedder, bank=bank)
 
 
-def assemble_line(settings: Settings, model: Path, *, wake: Callable[[], None]) -> tuple[list[Station], ZmqPublisher]:
-    """Everything that a daemon runs: stations that share one backbone, and the socket that tells their verdicts.
+def assemble_line(
+    settings: Settings, model: Path, *, wake: Callable[[], None]
+) -> tuple[list[Station], FanOut, BankWatch]:
+    """Everything that a daemon runs: stations that share one backbone, their banks, the socket that tells verdicts.
 
     Args:
         settings: of the line.
@@ -76,12 +124,26 @@ def assemble_line(settings: Settings, model: Path, *, wake: Callable[[], None]) 
     """
     addresses = [parse_source(station.source) for station in settings.stations]
     _refuse_shared(addresses)
+    keys = _server_keys(settings)
     sources = [
-        make_source(address, station=station.name, insecure=station.insecure)
+        make_source(address, station=station.name, insecure=station.insecure, keys=keys)
         for address, station in zip(addresses, settings.stations, strict=True)
     ]
-    backbone = load_backbone(model, provider=settings.provider, threads=settings.threads)
-    inspectors = {bank: load_inspector(backbone, bank) for bank in dict.fromkeys(one.bank for one in settings.stations)}
+    # the default model in the cache is ours; whatever is swapped in, a bank accepts one model alone, by its hash
+    with opened_inside(model, None if settings.model is None else settings.artefacts_dir):
+        backbone = load_backbone(
+            model, provider=settings.provider, threads=settings.threads, batched=settings.max_batch > 1
+        )
+    metrics = None if settings.metrics.endpoint is None else Metrics()
+    load = partial(
+        load_inspector,
+        backbone,
+        search_device=settings.search_device,
+        within=settings.artefacts_dir,
+        on_stage=None if metrics is None else metrics.observe_stage,
+    )
+    banks = BankWatch([one.bank for one in settings.stations], load=load, wake=wake)
+    inspectors = {bank: load(bank) for bank in dict.fromkeys(one.bank for one in settings.stations)}
     backoff = Backoff(first_s=settings.reconnect.first_s, max_s=settings.reconnect.max_s)
     stations = [
         Station(
@@ -92,17 +154,80 @@ def assemble_line(settings: Settings, model: Path, *, wake: Callable[[], None]) 
             wake=wake,
             queue_frames=one.queue_frames,
             backoff=backoff,
+            deadline_ms=one.deadline_ms,
+            bank=one.bank,
+            replace_after_s=settings.reconnect.replace_after_s,
         )
         for one, address, source in zip(settings.stations, addresses, sources, strict=True)
     ]
     publisher = ZmqPublisher(
         settings.publish.endpoint,
-        overlays={station.name: station.inspector.overlay for station in stations},
+        overlays={station.name: station.overlay for station in stations},
         heatmap=settings.publish.heatmap,
         insecure=settings.publish.insecure,
+        keys=keys,
         queue_messages=settings.publish.queue_messages,
     )
-    return stations, publisher
+    return stations, _fan_out(settings, publisher, stations, metrics), banks
+
+
+def _fan_out(
+    settings: Settings, publisher: ZmqPublisher, stations: Sequence[Station], metrics: Metrics | None
+) -> FanOut:
+    """The line's answer first, then what is kept and counted of it."""
+    sinks: list[VerdictSink] = [publisher]
+    faults: list[Fault] = []
+    try:
+        archive = _archive(settings)
+        if archive is not None:
+            sinks.append(archive)
+            faults.append(lambda: archive.fault)
+        if metrics is not None and settings.metrics.endpoint is not None:
+            _watch(metrics, publisher, stations, archive)
+            sinks.append(MetricsServer(metrics, settings.metrics.endpoint, insecure=settings.metrics.insecure))
+    except BaseException:
+        FanOut(sinks).close()
+        raise
+    return FanOut(sinks, endpoint=publisher.endpoint, faults=faults)
+
+
+def _watch(metrics: Metrics, publisher: ZmqPublisher, stations: Sequence[Station], archive: Archive | None) -> None:
+    """What the metrics read when they are asked for."""
+    for station in stations:
+        metrics.watch_queue(station.name, _waiting_at(station))
+    metrics.watch_overruns(publisher.overruns.copy)
+    if archive is not None:
+        metrics.watch_archive(archive)
+
+
+def _waiting_at(station: Station) -> Callable[[], int]:
+    return lambda: station.waiting
+
+
+def _archive(settings: Settings) -> Archive | None:
+    audit, evidence = settings.audit, settings.evidence
+    if audit.file is None and evidence.folder is None:
+        return None
+    store = None
+    if evidence.folder is not None:
+        store = EvidenceStore(
+            evidence.folder,
+            decisions=evidence.decisions,
+            max_files=evidence.max_files,
+            max_bytes=evidence.max_bytes,
+            max_age_days=evidence.max_age_days,
+        )
+    log = None
+    if audit.file is not None:
+        log = AuditLog(audit.file, max_bytes=audit.max_bytes, max_files=audit.max_files, fsync_s=audit.fsync_s)
+    return Archive(log, store)
+
+
+def _server_keys(settings: Settings) -> ServerKeys | None:
+    curve = settings.curve
+    if curve.server_key is None or curve.client_keys is None:
+        return None
+    return load_server_keys(curve.server_key, curve.client_keys)
 
 
 def _mode(station: StationSettings, address: SourceAddress) -> Mode:

@@ -3,22 +3,26 @@
 import dataclasses
 import hashlib
 import json
+import math
 import os
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import faiss
 import numpy as np
 from pydantic import TypeAdapter, ValidationError
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
+from safetensors.numpy import load as load_tensors
 from safetensors.numpy import save_file
 
-from edge_uad.errors import BankError, UsageError
-from edge_uad.records import BankManifest, Embedding, Float32, Int, PatchDistances, PatchMask
+from edge_uad.errors import BankError, ProviderError, UsageError
+from edge_uad.records import MAX_BPM_KERNEL, BankManifest, Embedding, Float32, Int, PatchDistances, PatchMask
 
 BANK_SCHEMA = 1
 UNIT_NORM_TOLERANCE = 1e-3
+
+SearchDevice = Literal["cpu", "gpu"]
 
 _MANIFEST_KEY = "edge_uad_manifest"
 _MANIFEST = TypeAdapter(BankManifest)
@@ -32,14 +36,26 @@ class PatchBank:
         patch_image: int32 (M,), ascending: from which image each patch came.
         calibration: float32 (n,), ascending: scores of the good images against patches of other good images.
         manifest: how it was made.
+        search_device: where faiss searches.
+
+    Raises:
+        ProviderError: the GPU was asked for and cannot be used.
     """
 
-    def __init__(self, *, patches: Float32, patch_image: Int, calibration: Float32, manifest: BankManifest) -> None:
+    def __init__(
+        self,
+        *,
+        patches: Float32,
+        patch_image: Int,
+        calibration: Float32,
+        manifest: BankManifest,
+        search_device: SearchDevice = "cpu",
+    ) -> None:
         self.patches = patches
         self.patch_image = patch_image
         self.calibration = calibration
         self.manifest = manifest
-        self._search = PatchSearch(patches)
+        self._search = PatchSearch(patches, device=search_device)
 
     @classmethod
     def sealed(cls, *, patches: Float32, patch_image: Int, calibration: Float32, manifest: BankManifest) -> "PatchBank":
@@ -66,17 +82,27 @@ class PatchBank:
         manifest_json = json.dumps(dataclasses.asdict(self.manifest), sort_keys=True)
         try:
             _write_atomically(path, tensors, {_MANIFEST_KEY: manifest_json})
-        except OSError as error:
-            raise UsageError(f"the bank cannot be written to {path}: {error.strerror or error}") from error
+        except (OSError, SafetensorError) as error:
+            reason = error.strerror if isinstance(error, OSError) else str(error)
+            raise UsageError(
+                f"the bank cannot be written to {path}: {reason}; free the disk or name another"
+            ) from error
 
     @classmethod
-    def load(cls, path: Path) -> "PatchBank":
+    def load(cls, path: Path, *, search_device: SearchDevice = "cpu", name: Path | None = None) -> "PatchBank":
         """Read and verify a bank file.
+
+        Args:
+            path: what is read.
+            search_device: where faiss searches.
+            name: how errors name the file, where ``path`` is only the way to it.
 
         Raises:
             BankError: missing, not a bank, of another schema, truncated or changed since it was built.
+            ProviderError: the GPU was asked for and cannot be used.
         """
-        tensors, manifest_json = _read(path)
+        tensors, manifest_json = _read(path, name or path)
+        path = name or path
         manifest = _parse_manifest(manifest_json, path)
         _check_tensors(tensors, manifest, path)
         found_id = content_id(
@@ -92,6 +118,7 @@ class PatchBank:
             patch_image=tensors["patch_image"].astype(np.int64),
             calibration=tensors["calibration"],
             manifest=manifest,
+            search_device=search_device,
         )
 
 
@@ -100,10 +127,15 @@ class PatchSearch:
 
     Args:
         patches: float32 (M, D), unit norm.
+        device: where faiss searches.
+
+    Raises:
+        ProviderError: the GPU was asked for and cannot be used.
     """
 
-    def __init__(self, patches: Float32) -> None:
+    def __init__(self, patches: Float32, *, device: SearchDevice = "cpu") -> None:
         self._patches = np.ascontiguousarray(patches, np.float32)
+        self._gpu_index = _gpu_index(self._patches) if device == "gpu" else None
 
     def nearest(self, queries: Float32, neighbours: int = 1) -> tuple[Float32, Int]:
         """Squared distances and rows of the nearest patches.
@@ -116,12 +148,12 @@ class PatchSearch:
             Squared distances float32 (n, k), ascending, 0..4; rows int64 (n, k). Where the bank holds fewer than k
             patches, k is their number.
         """
-        cosine, rows = faiss.knn(
-            np.ascontiguousarray(queries, np.float32),
-            self._patches,
-            min(neighbours, len(self._patches)),
-            metric=faiss.METRIC_INNER_PRODUCT,
-        )
+        k = min(neighbours, len(self._patches))
+        queries = np.ascontiguousarray(queries, np.float32)
+        if self._gpu_index is None:
+            cosine, rows = faiss.knn(queries, self._patches, k, metric=faiss.METRIC_INNER_PRODUCT)
+        else:
+            cosine, rows = self._gpu_index.search(queries, k)
         # unit norm: ‖a − b‖² = 2 − 2·cos; rounding can leave the range by an ulp
         return np.clip(2 - 2 * cosine, 0, 4), rows
 
@@ -132,8 +164,24 @@ class PatchSearch:
         if mask.foreground.any():
             found, found_rows = self.nearest(embedding.tokens[mask.foreground], neighbours)
             squared[mask.foreground] = found.mean(axis=1)
+            if mask.weight is not None:
+                squared *= mask.weight
             rows[mask.foreground] = found_rows[:, 0]
         return PatchDistances(squared=squared, nearest=rows, grid_hw=embedding.grid_hw)
+
+
+def _gpu_index(patches: Float32) -> Any:
+    """The patches as a flat index on the first GPU: as exact as the CPU's search."""
+    if not hasattr(faiss, "StandardGpuResources"):
+        raise ProviderError(
+            "this faiss cannot search on a GPU; replace it by that of the [gpu] extra: "
+            "pip uninstall faiss-cpu, then pip install 'edge-uad[gpu]'"
+        )
+    if faiss.get_num_gpus() == 0:
+        raise ProviderError("searching on the GPU was asked for and faiss finds none; use --search-device cpu")
+    index = faiss.index_cpu_to_gpu(faiss.StandardGpuResources(), 0, faiss.IndexFlatIP(patches.shape[1]))
+    index.add(patches)
+    return index
 
 
 def content_id(manifest: BankManifest, patches: Float32, patch_image: Int, calibration: Float32) -> str:
@@ -175,24 +223,28 @@ def _write_atomically(path: Path, tensors: dict[str, Any], metadata: dict[str, s
         with open(temporary, "rb") as written:  # noqa: PTH123  # a name from mkstemp, not a Path
             os.fsync(written.fileno())
         os.replace(temporary, path)  # noqa: PTH105  # as above
-    except BaseException:
-        os.unlink(temporary)  # noqa: PTH108  # as above
-        raise
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+    finally:
+        Path(temporary).unlink(missing_ok=True)
 
 
-def _read(path: Path) -> tuple[dict[str, Any], str]:
+def _read(path: Path, name: Path) -> tuple[dict[str, Any], str]:
     if not path.is_file():
-        raise BankError(f"there is no bank at {path}; build one with edge-uad build-bank")
+        raise BankError(f"there is no bank at {name}; build one with edge-uad build-bank")
     try:
-        with safe_open(path, framework="numpy") as file:
-            metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # safe_open is no dict
+        content = path.read_bytes()  # not mapped: a file cut short by a careless copy would end the process by SIGBUS
+        tensors = load_tensors(content)
+        metadata = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")]).get("__metadata__", {})
     except (SafetensorError, OSError) as error:
         raise BankError(
-            f"{path} cannot be read as a bank ({error}); copy it again or rerun edge-uad build-bank"
+            f"{name} cannot be read as a bank ({error}); copy it again or rerun edge-uad build-bank"
         ) from error
     if _MANIFEST_KEY not in metadata:
-        raise BankError(f"{path} is a safetensors file without a bank's manifest; name a file of edge-uad build-bank")
+        raise BankError(f"{name} is a safetensors file without a bank's manifest; name a file of edge-uad build-bank")
     return tensors, metadata[_MANIFEST_KEY]
 
 
@@ -200,10 +252,28 @@ def _parse_manifest(manifest_json: str, path: Path) -> BankManifest:
     try:
         schema = json.loads(manifest_json).get("schema")
         if schema == BANK_SCHEMA:
-            return _MANIFEST.validate_json(manifest_json, extra="forbid")
+            manifest = _MANIFEST.validate_json(manifest_json, extra="forbid")
+            _check_ranges(manifest)
+            return manifest
     except (ValidationError, ValueError, AttributeError) as error:
         raise BankError(f"bank {path} has a damaged manifest; copy it again or rerun edge-uad build-bank") from error
     raise BankError(f"bank {path} has schema {schema!r}, this edge-uad reads {BANK_SCHEMA}; rerun edge-uad build-bank")
+
+
+def _check_ranges(manifest: BankManifest) -> None:
+    """Raise ValueError for values with which every part would come out normal, or none could be judged."""
+    x, y, w, h = manifest.roi or (0, 0, 1, 1)
+    holds = (
+        math.isfinite(manifest.threshold) and manifest.threshold >= 0,
+        0 < manifest.top_ratio <= 1,
+        0 <= manifest.bpm_threshold < 1,
+        1 <= manifest.bpm_kernel <= MAX_BPM_KERNEL and manifest.bpm_kernel % 2 == 1,
+        manifest.neighbours >= 1,
+        0 < manifest.false_alarm_rate < 1,
+        min(x, y) >= 0 and min(w, h) >= 1,
+    )
+    if not all(holds):
+        raise ValueError("a value is out of its range")
 
 
 def _check_tensors(tensors: dict[str, Any], manifest: BankManifest, path: Path) -> None:
@@ -215,6 +285,8 @@ def _check_tensors(tensors: dict[str, Any], manifest: BankManifest, path: Path) 
     patches, patch_image = tensors["patches"], tensors["patch_image"]
     if len(patches) != len(patch_image) or len(patches) != manifest.n_patches:
         raise BankError(f"bank {path} has tensors of different lengths; rerun edge-uad build-bank")
+    if not np.isfinite(tensors["calibration"]).all():
+        raise BankError(f"bank {path} holds calibration scores that are not finite; rerun edge-uad build-bank")
     if (np.diff(patch_image) < 0).any() or (np.diff(tensors["calibration"]) < 0).any():
         raise BankError(f"bank {path} is not in order; rerun edge-uad build-bank")
     norms = np.einsum("md,md->m", patches, patches)

@@ -7,6 +7,8 @@ import platformdirs
 
 DEFAULT_BACKBONE = "dinov2_vits14"
 DEFAULT_INPUT_PX = 224
+DEFAULT_MODEL_REVISION = 1
+"""Raised when the default backbone is exported differently, so that an older export is not taken for it."""
 
 
 def cache_dir() -> Path:
@@ -17,4 +19,4 @@ def cache_dir() -> Path:
 
 def default_model_path() -> Path:
     """Where the default backbone stands once it has been exported (or brought by hand)."""
-    return cache_dir() / "models" / f"{DEFAULT_BACKBONE}-{DEFAULT_INPUT_PX}.onnx"
+    return cache_dir() / "models" / f"{DEFAULT_BACKBONE}-{DEFAULT_INPUT_PX}-r{DEFAULT_MODEL_REVISION}.onnx"

@@ -1,4 +1,7 @@
-"""The daemon: start, judge frame after frame, tell how it stands, stop. One thread judges; sources have their own."""
+"""The daemon: start, have frame after frame judged, tell how it stands, stop.
+
+One thread runs this loop and alone publishes; the judge and each source have their own.
+"""
 
 import contextlib
 import logging
@@ -11,45 +14,56 @@ from types import FrameType
 import numpy as np
 
 from edge_uad.interfaces import VerdictSink
-from edge_uad.records import Frame, StationState, Verdict
-from edge_uad.sources.slot import AnyFrame
+from edge_uad.judge import Job
+from edge_uad.records import AnyFrame, Frame, StationState, Verdict
 from edge_uad.station import Station
+from edge_uad.swap import BankWatch
 from edge_uad.systemd import Notifier
+from edge_uad.turns import Turns
 
 STATUS_EVERY_S = 1.0
 WAIT_S = 0.1
 """How long the loop sleeps where there is nothing to judge; a signal is seen after that at the latest."""
 RELEASE_S = 1.0
-"""What a capture thread is granted to leave its source when the time to drain is over."""
+"""What each thread is granted to leave a call when the time to drain is over."""
 WARM_UP_PX = 256
 
 log = logging.getLogger("edge_uad.daemon")
 
 
-class StopSignals:
-    """SIGTERM and SIGINT as a count; the handler does nothing else."""
+class Signals:
+    """SIGTERM and SIGINT as a count, SIGHUP as a wish; the handlers do nothing else."""
 
     def __init__(self) -> None:
-        self._count = 0
+        self._stops = 0
+        self._reload = False
 
     @property
     def requested(self) -> bool:
         """Stop: judge what is queued, then leave."""
-        return self._count > 0
+        return self._stops > 0
 
     @property
     def forced(self) -> bool:
         """A second signal: leave at once."""
-        return self._count > 1
+        return self._stops > 1
 
-    def note(self, _signal_number: int = signal.SIGTERM, _stack: FrameType | None = None) -> None:
+    def take_reload(self) -> bool:
+        """Whether the banks are to be read again, once for each wish."""
+        asked, self._reload = self._reload, False
+        return asked
+
+    def note(self, signal_number: int = signal.SIGTERM, _stack: FrameType | None = None) -> None:
         """The handler."""
-        self._count += 1
+        if signal_number == signal.SIGHUP:
+            self._reload = True
+        else:
+            self._stops += 1
 
     @contextlib.contextmanager
-    def installed(self) -> Iterator["StopSignals"]:
+    def installed(self) -> Iterator["Signals"]:
         """Handle the signals inside a ``with`` block of the main thread."""
-        numbers = (signal.SIGTERM, signal.SIGINT)
+        numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
         before = [signal.signal(number, self.note) for number in numbers]
         try:
             yield self
@@ -59,7 +73,7 @@ class StopSignals:
 
 
 class Daemon:
-    """Judges the frames of its stations in turn until told to stop, or until every source has ended.
+    """Has the frames of its stations judged in turn until told to stop, or until every source has ended.
 
     Args:
         stations: made with ``wake.set``, not started.
@@ -67,6 +81,9 @@ class Daemon:
         wake: set by the stations when there is something to do.
         stop: asked between frames.
         notifier: the service manager.
+        banks: the stations' bank files, where they may be replaced while the line runs; made with ``wake.set``.
+        max_batch: frames of different stations in one inference.
+        max_wait_ms: how long a frame waits for those of other stations.
         stop_timeout_s: how long a stop may take to judge what is queued.
     """
 
@@ -76,8 +93,11 @@ class Daemon:
         stations: Sequence[Station],
         sink: VerdictSink,
         wake: threading.Event,
-        stop: StopSignals,
+        stop: Signals,
         notifier: Notifier | None = None,
+        banks: BankWatch | None = None,
+        max_batch: int = 1,
+        max_wait_ms: float = 0.0,
         stop_timeout_s: float = 5.0,
     ) -> None:
         self._stations = list(stations)
@@ -85,12 +105,14 @@ class Daemon:
         self._wake = wake
         self._stop = stop
         self._notifier = notifier or Notifier()
+        self._banks = banks
+        self._turns = Turns(stations, tell=self._tell, wake=wake.set, max_batch=max_batch, max_wait_ms=max_wait_ms)
         self._stop_timeout_s = stop_timeout_s
         self._stopping = False
         self._status_due_s = 0.0
         self._told: dict[str, tuple[StationState, str | None]] = {}
         self.abandoned: list[str] = []
-        """Stations whose source never gave its thread back."""
+        """What never gave its thread back: a station's source, an inference."""
 
     def run(self) -> int:
         """Run until stopped.
@@ -112,23 +134,29 @@ class Daemon:
     def _startup(self) -> None:
         for station in self._stations:
             station.start()
+            self._sink.publish_status(station.status())
         self._notifier.status("warming up")
+        self._turns.start()
         for station in self._stations:
             if not self._stop.requested:
-                self._sink.publish_status(station.status())
-                station.inspector.inspect(_warm_up_frame(station))
+                self._turns.warm_up(Job(station.inspector, _warm_up_frame(station)), go_on=self._warm_up_goes_on)
         self._raise_fault()
         if not self._stop.requested:
             self._notifier.ready()
             log.info("ready")
 
+    def _warm_up_goes_on(self) -> bool:
+        self._wake.wait(WAIT_S)
+        self._wake.clear()
+        return not self._stop.requested
+
     def _main_loop(self) -> None:
         while not self._stop.requested:
-            ended = all(station.ended for station in self._stations)
+            ended = self._ended()
             self._raise_fault()  # after the question: a fault ends its station, too
             if ended:
                 return
-            self._take_turns()
+            self._take_turn()
 
     def _drain(self) -> None:
         """Judge what the sources have already given, within the bound."""
@@ -137,57 +165,69 @@ class Daemon:
         for station in self._stations:
             station.request_stop()
         deadline_s = time.monotonic() + self._stop_timeout_s
-        while not self._stop.forced and time.monotonic() < deadline_s:
-            if all(station.ended for station in self._stations):
-                break
-            self._take_turns()
+        while not self._stop.forced and time.monotonic() < deadline_s and not self._ended():
+            self._take_turn()
 
     def _release(self) -> None:
+        """Let go of everything, in this order, whatever fails of it."""
         self._stopping = True
+        with contextlib.ExitStack() as last:
+            last.callback(self._sink.close)
+            last.callback(self._tell_status)
+            last.callback(self._end_threads)
+            self._turns.give_up("the daemon was stopped before this frame was judged")
+
+    def _end_threads(self) -> None:
         for station in self._stations:
             station.request_stop()
+        if not self._turns.close(RELEASE_S):
+            self.abandoned.append("inference")
+            log.warning("an inference does not come back; it is abandoned")
         until_s = time.monotonic() + RELEASE_S
         for station in self._stations:
             if not station.release(until_s - time.monotonic()):
                 self.abandoned.append(station.name)
                 log.warning("%s: the source does not give its thread back; it is abandoned", station.name)
-        try:
-            self._tell_status()
-        finally:
-            self._sink.close()
 
-    def _take_turns(self) -> None:
-        """One frame of each station that has one, so that none starves another; else a short wait."""
+    def _ended(self) -> bool:
+        return all(station.ended for station in self._stations) and not self._turns.owing
+
+    def _take_turn(self) -> None:
+        """Tell what is decided, hand over what waits; where there is neither, wait a little."""
         self._wake.clear()
-        judged = [self._judge_next(station) for station in self._stations]
-        if not any(judged):
-            self._wake.wait(WAIT_S)
+        told = self._turns.collect()
+        if self._turns.free:  # an inference came back, or none is under way: the watchdog is not fed during one
+            self._notifier.progress()
+            self._change_banks()
+        handed = not self._stop.forced and self._turns.dispatch()
+        if not told and not handed:
+            due_s = self._turns.next_due_s()
+            self._wake.wait(WAIT_S if due_s is None else min(WAIT_S, due_s))
+        for station in self._stations:
+            station.heal()
         self._tell_status_when_due()
-        self._notifier.progress()
 
-    def _judge_next(self, station: Station) -> bool:
-        frame = None if self._stop.forced else station.take()
-        if frame is None:
-            return False
-        verdict = self._judge(station, frame)
+    def _change_banks(self) -> None:
+        """Between two frames: no station has one at the judge."""
+        if self._banks is None or self._stopping:
+            return
+        if self._stop.take_reload():
+            log.info("the banks are read again, as asked")
+            self._banks.ask()
+        self._banks.look()
+        while (new := self._banks.take()) is not None:
+            for station in self._stations:
+                if station.bank == new.path:
+                    station.change_bank(new)
+            self._tell_status()
+
+    def _tell(self, station: Station, verdict: Verdict, frame: AnyFrame) -> None:
         station.count(verdict)
-        self._tell(verdict, frame)
-        self._tell_status_when_due()
-        self._notifier.progress()
-        return True
-
-    def _judge(self, station: Station, frame: AnyFrame) -> Verdict:
-        try:
-            return station.inspector.inspect(frame)
-        except Exception as error:  # the daemon's boundary: a fault inside makes this frame invalid, not the line blind
-            log.exception("%s: fault inside at frame %d", station.name, frame.frame_id)
-            return station.inspector.invalid(frame, f"fault inside: {type(error).__name__}: {error}")
-
-    def _tell(self, verdict: Verdict, frame: AnyFrame) -> None:
         try:
             self._sink.publish(verdict, frame)
         except Exception:  # the daemon's boundary: silence is reject, and a sink that is dead fails the next status
             log.exception("%s: frame %d could not be published in full", verdict.station, verdict.frame_id)
+        self._tell_status_when_due()
 
     def _tell_status_when_due(self) -> None:
         standings = {station.name: station.standing for station in self._stations}

@@ -18,24 +18,26 @@ MAX_IPC_PATH_BYTES = 107
 AnySocket = zmq.Socket[bytes]
 
 
-def check_endpoint(endpoint: str, *, insecure: bool) -> None:
-    """Allow an address to bind to: this machine alone, or the network where ``insecure`` says so.
+def check_endpoint(endpoint: str, *, insecure: bool, keyed: bool = False) -> None:
+    """Allow an address to bind to: this machine alone, or the network with keys or where ``insecure`` says so.
 
     Args:
         endpoint: ``tcp://HOST:PORT`` (PORT may be ``*``: any free one) or ``ipc:///path``.
         insecure: the user stated that anyone in reach may read and write.
+        keyed: only known CURVE keys are let in.
 
     Raises:
-        EndpointError: malformed, or open to the network without ``insecure``.
+        EndpointError: malformed, or open to the network without keys and without ``insecure``.
     """
     scheme, address = split_endpoint(endpoint)
-    if scheme == "ipc" or insecure:
+    if scheme == "ipc" or insecure or keyed:
         return
     host = address.rpartition(":")[0]
-    if not _is_loopback(host):
+    if not is_loopback(host):
         raise EndpointError(
-            f"{endpoint} can be reached from the network without keys; bind to 127.0.0.1, "
-            "or state insecure: true (--insecure) where the network itself is trusted"
+            f"{endpoint} can be reached from the network without keys; bind to 127.0.0.1, or make keys with "
+            "edge-uad keys and name them under curve:, or state insecure: true (--insecure) where the network itself "
+            "is trusted"
         )
 
 
@@ -83,6 +85,21 @@ def bind(socket: AnySocket, endpoint: str, *, remedy: str) -> str:
     return bound.rstrip(b"\0").decode() if isinstance(bound, bytes) else endpoint
 
 
+def connect(socket: AnySocket, endpoint: str) -> None:
+    """Connect a socket; the other side need not be there yet.
+
+    Raises:
+        EndpointError: malformed, or an address that can only be bound to.
+    """
+    split_endpoint(endpoint)
+    try:
+        socket.connect(endpoint)
+    except zmq.ZMQError as error:
+        raise EndpointError(
+            f"{endpoint} cannot be connected to: {error.strerror}; name host and port, such as tcp://127.0.0.1:5570"
+        ) from error
+
+
 def shown_url(url: str) -> str:
     """The address without user and password."""
     parts = urlsplit(url)
@@ -99,7 +116,8 @@ def _bind_fault(endpoint: str, error: zmq.ZMQError, remedy: str) -> str:
     return f"{endpoint} cannot be bound: {error.strerror}; check the address"
 
 
-def _is_loopback(host: str) -> bool:
+def is_loopback(host: str) -> bool:
+    """Whether this host name or address is this machine's alone."""
     if host == "localhost":
         return True
     try:

@@ -4,6 +4,7 @@
     ├── UsageError                   2   what was asked for cannot be done as asked
     │   ├── SettingsError            2   a config file's key or value
     │   ├── EndpointError            2   an address in use, malformed, or open to the network without keys
+    │   ├── KeyFileError             2   a CURVE key that is missing, damaged, or readable by others
     │   └── MissingExtraError        2   a package that an extra brings
     ├── ArtefactError                3   a file that a restart will not mend
     │   ├── ModelError               3
@@ -16,7 +17,7 @@
         └── SourceEndedError         -   there will be no more
 
 A message is one sentence that names the thing and the remedy. Exit codes: 0 stopped, 1 crash, 2 usage or
-config, 3 a restart will not help.
+config, 3 a restart will not help. ``edge-uad replay`` has one of its own: 4, a verdict changed.
 """
 
 from typing import ClassVar
@@ -40,6 +41,10 @@ class SettingsError(UsageError):
 
 class EndpointError(UsageError):
     """An address is in use, malformed, or open to the network without keys."""
+
+
+class KeyFileError(UsageError):
+    """A CURVE key is missing, damaged, or readable by others."""
 
 
 class MissingExtraError(UsageError):

@@ -1,6 +1,6 @@
 """What the daemon's parts are to one another: three protocols, each with a fake in ``tests/fakes.py``."""
 
-from typing import Protocol
+from typing import Protocol, Self, runtime_checkable
 
 from edge_uad.records import Embedding, Float32, Frame, ModelCard, StationStatus, UnreadableFrame, Verdict
 
@@ -25,6 +25,22 @@ class FrameSource(Protocol):
 
     def close(self) -> None:
         """Let go of everything; harmless when nothing is open."""
+
+
+@runtime_checkable
+class ReplaceableSource(FrameSource, Protocol):
+    """A source whose driver may keep a call for ever."""
+
+    def fresh(self) -> Self:
+        """Another one of the same camera or stream, not open, that counts its frames on. The old one may be in use."""
+
+
+@runtime_checkable
+class DrainableSource(FrameSource, Protocol):
+    """A source that takes frames from senders before they are read."""
+
+    def shut(self) -> None:
+        """Take no more; ``read`` gives what was taken already and then raises SourceEndedError."""
 
 
 class Backbone(Protocol):

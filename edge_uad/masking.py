@@ -4,7 +4,7 @@ import cv2
 import numpy as np
 
 from edge_uad.errors import FrameError, UsageError
-from edge_uad.records import Embedding, PatchMask
+from edge_uad.records import MAX_BPM_KERNEL, Embedding, Float32, PatchMask
 
 PAPER_GRID = 28
 PAPER_KERNEL = 7
@@ -17,9 +17,9 @@ def default_kernel(grid_hw: tuple[int, int]) -> int:
 
 
 def check_kernel(kernel: int) -> None:
-    """Raise UsageError unless the kernel is odd and positive: an even one has no centre."""
-    if kernel < 1 or kernel % 2 == 0:
-        raise UsageError(f"the BPM kernel is {kernel}; use an odd number, 1 for no smoothing")
+    """Raise UsageError unless the kernel is odd and positive, since an even one has no centre, and not absurd."""
+    if not 1 <= kernel <= MAX_BPM_KERNEL or kernel % 2 == 0:
+        raise UsageError(f"the BPM kernel is {kernel}; use an odd number up to {MAX_BPM_KERNEL}, 1 for no smoothing")
 
 
 def foreground(embedding: Embedding, *, kernel: int, threshold: float) -> PatchMask:
@@ -38,9 +38,28 @@ def foreground(embedding: Embedding, *, kernel: int, threshold: float) -> PatchM
     """
     if threshold == 0:
         return PatchMask(foreground=np.ones(len(embedding.attention), np.bool_), grid_hw=embedding.grid_hw)
+    return PatchMask(foreground=_smoothed(embedding, kernel) > threshold, grid_hw=embedding.grid_hw)
+
+
+def soft_foreground(embedding: Embedding, *, kernel: int) -> PatchMask:
+    """Every patch, weighted by the smoothed attention that :func:`foreground` compares: the ablation's soft mask.
+
+    Args:
+        embedding: attention (N,), not negative.
+        kernel: odd; 1 smooths nothing.
+
+    Raises:
+        FrameError: the attention is not finite, or zero everywhere.
+    """
+    weight = _smoothed(embedding, kernel)
+    return PatchMask(foreground=np.ones(len(weight), np.bool_), grid_hw=embedding.grid_hw, weight=weight)
+
+
+def _smoothed(embedding: Embedding, kernel: int) -> Float32:
+    """(N,), average-pooled and divided by this image's maximum."""
     grid = np.ascontiguousarray(embedding.attention.reshape(embedding.grid_hw), np.float32)
     smoothed = cv2.blur(grid, (kernel, kernel), borderType=cv2.BORDER_CONSTANT)
     highest = float(smoothed.max())
     if not np.isfinite(highest) or highest <= 0:
         raise FrameError(f"the attention's maximum is {highest}; the backbone gave no usable attention")
-    return PatchMask(foreground=(smoothed / highest > threshold).ravel(), grid_hw=embedding.grid_hw)
+    return np.asarray(smoothed / highest, np.float32).ravel()

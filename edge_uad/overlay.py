@@ -49,7 +49,7 @@ def heat_on_image(heat: Float32, image_hw: tuple[int, int], placement: Placement
     """
     left, top, right, bottom = _corners(placement.input_rect)
     seen = heat[top:bottom, left:right]
-    image_left, image_top, image_right, image_bottom = _corners(placement.image_rect)
+    image_left, image_top, image_right, image_bottom = _within(_corners(placement.image_rect), image_hw)
     canvas = np.zeros(image_hw, np.float32)
     size = (image_right - image_left, image_bottom - image_top)
     canvas[image_top:image_bottom, image_left:image_right] = cv2.resize(seen, size, interpolation=cv2.INTER_LINEAR)
@@ -59,6 +59,13 @@ def heat_on_image(heat: Float32, image_hw: tuple[int, int], placement: Placement
 def _corners(rect: tuple[float, float, float, float]) -> tuple[int, int, int, int]:
     x, y, w, h = rect
     return round(x), round(y), round(x + w), round(y + h)
+
+
+def _within(corners: tuple[int, int, int, int], image_hw: tuple[int, int]) -> tuple[int, int, int, int]:
+    """At least one pixel, and none outside the image: of a very thin one the crop can round to nothing."""
+    left, top, right, bottom = corners
+    left, top = min(max(left, 0), image_hw[1] - 1), min(max(top, 0), image_hw[0] - 1)
+    return left, top, min(max(right, left + 1), image_hw[1]), min(max(bottom, top + 1), image_hw[0])
 
 
 def _to_uint8(ratio: Float32) -> UInt8:

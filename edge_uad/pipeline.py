@@ -1,6 +1,8 @@
 """Inspector: frames in, verdicts out. This file reads as the algorithm."""
 
 import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -8,10 +10,11 @@ import numpy as np
 from edge_uad.bank import PatchBank
 from edge_uad.errors import FrameError
 from edge_uad.interfaces import Backbone
-from edge_uad.masking import foreground
+from edge_uad.masking import foreground, soft_foreground
 from edge_uad.overlay import overlay
 from edge_uad.preprocess import Preprocessor
 from edge_uad.records import (
+    AnyFrame,
     BankManifest,
     Decision,
     Embedding,
@@ -23,6 +26,14 @@ from edge_uad.records import (
     Verdict,
 )
 from edge_uad.scoring import decide, heatmap, image_score, p_value, peak
+
+BATCH_TOLERANCE = 1e-5
+"""By so much the scores of a batch may differ from those of the same frames alone: a matrix product's last bits."""
+
+
+StageTimer = Callable[[str, float], None]
+"""Told a stage's name and the seconds it took, by the thread that judges."""
+STAGES = ("preprocess", "backbone", "masking", "search", "heatmap")
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,15 +52,26 @@ class Embedder:
         preprocessor: as the bank demands.
         bpm_kernel: odd.
         bpm_threshold: 0 keeps every patch.
+        bpm_soft: weight patches by their attention instead of choosing among them; for the ablation.
+        on_stage: told what each stage took; None measures nothing.
     """
 
     def __init__(
-        self, *, backbone: Backbone, preprocessor: Preprocessor, bpm_kernel: int, bpm_threshold: float
+        self,
+        *,
+        backbone: Backbone,
+        preprocessor: Preprocessor,
+        bpm_kernel: int,
+        bpm_threshold: float,
+        bpm_soft: bool = False,
+        on_stage: StageTimer | None = None,
     ) -> None:
         self.backbone = backbone
+        self._on_stage = on_stage
         self.preprocessor = preprocessor
         self._bpm_kernel = bpm_kernel
         self._bpm_threshold = bpm_threshold
+        self._bpm_soft = bpm_soft
 
     def pixels(self, image: UInt8) -> Float32:
         """float32 (3, h, w), ready for the backbone.
@@ -57,7 +79,21 @@ class Embedder:
         Raises:
             FrameError: the image cannot be brought to the model's input.
         """
-        return self.preprocessor.pixels(image)
+        with self.timed("preprocess"):
+            return self.preprocessor.pixels(image)
+
+    def run_backbone(self, pixels: Float32) -> list[Embedding]:
+        """Embed a batch, float32 (B, 3, h, w)."""
+        with self.timed("backbone"):
+            return self.backbone.embed(pixels)
+
+    @contextmanager
+    def timed(self, stage: str) -> Iterator[None]:
+        """Tell how long the block took, where somebody wants to know and it did not fail."""
+        started_s = time.perf_counter()
+        yield
+        if self._on_stage is not None:
+            self._on_stage(stage, time.perf_counter() - started_s)
 
     def mask(self, embedding: Embedding) -> ForegroundEmbedding:
         """Check one image's embedding and mask its background.
@@ -67,7 +103,11 @@ class Embedder:
         """
         if not (np.isfinite(embedding.tokens).all() and np.isfinite(embedding.attention).all()):
             raise FrameError("the backbone gave values that are not finite")
-        mask = foreground(embedding, kernel=self._bpm_kernel, threshold=self._bpm_threshold)
+        with self.timed("masking"):
+            if self._bpm_soft:
+                mask = soft_foreground(embedding, kernel=self._bpm_kernel)
+            else:
+                mask = foreground(embedding, kernel=self._bpm_kernel, threshold=self._bpm_threshold)
         if not mask.foreground.any():
             raise FrameError("no patch is foreground: nothing to judge")
         return ForegroundEmbedding(embedding, mask)
@@ -78,7 +118,7 @@ class Embedder:
         Raises:
             FrameError: this image cannot be embedded.
         """
-        return self.mask(self.backbone.embed(self.pixels(image)[None])[0])
+        return self.mask(self.run_backbone(self.pixels(image)[None])[0])
 
 
 class Inspector:
@@ -91,13 +131,14 @@ class Inspector:
 
     def __init__(self, *, embedder: Embedder, bank: PatchBank) -> None:
         self._embedder = embedder
-        self._bank = bank
+        self.bank = bank
+        """What good parts look like."""
         self._input_hw = embedder.backbone.card.input_hw
 
     @property
     def manifest(self) -> BankManifest:
         """How the bank was made."""
-        return self._bank.manifest
+        return self.bank.manifest
 
     @property
     def bank_id(self) -> str:
@@ -123,17 +164,40 @@ class Inspector:
         except FrameError as error:
             return self.invalid(frame, str(error))
 
+    def embed_together(self, images: Sequence[Float32]) -> list[Embedding]:
+        """One inference for several images, each float32 (3, h, w)."""
+        return self._embedder.run_backbone(np.stack(images))
+
+    def pixels(self, frame: Frame) -> Float32:
+        """float32 (3, h, w), ready for the backbone.
+
+        Raises:
+            FrameError: the frame cannot be brought to the model's input.
+        """
+        return self._embedder.pixels(frame.image)
+
+    def judge_embedding(self, frame: Frame, embedding: Embedding) -> Verdict:
+        """Judge a frame of a batch; one so near the threshold that the batch could decide is seen again, alone."""
+        try:
+            verdict = self.judge(frame, self._embedder.mask(embedding))
+        except FrameError as error:
+            return self.invalid(frame, str(error))
+        near = verdict.score is not None and abs(verdict.score - self.threshold) <= BATCH_TOLERANCE
+        return self.inspect(frame) if near else verdict
+
     def judge(self, frame: Frame, seen: ForegroundEmbedding) -> Verdict:
         """From embedding to verdict.
 
         Raises:
             FrameError: the distances are not finite.
         """
-        distances = self._bank.distances(seen.embedding, seen.mask)
+        with self._embedder.timed("search"):
+            distances = self.bank.distances(seen.embedding, seen.mask)
         score = image_score(distances, top_ratio=self.manifest.top_ratio)
         if not np.isfinite(score):
             raise FrameError("the anomaly score is not finite")
-        heat = heatmap(distances, self._input_hw)
+        with self._embedder.timed("heatmap"):
+            heat = heatmap(distances, self._input_hw)
         return Verdict(
             station=frame.station,
             frame_id=frame.frame_id,
@@ -143,7 +207,7 @@ class Inspector:
             reason=None,
             score=score,
             threshold=self.threshold,
-            p_value=p_value(score, self._bank.calibration),
+            p_value=p_value(score, self.bank.calibration),
             foreground_ratio=float(seen.mask.foreground.mean()),
             peak=self._peak(frame.image, heat),
             heatmap=heat,
@@ -185,6 +249,28 @@ class Inspector:
         height, width = _hw(image)
         x, y = self._embedder.preprocessor.placement((height, width)).to_image(*peak(heat))
         return min(max(int(x), 0), width - 1), min(max(int(y), 0), height - 1)
+
+
+def inspect_together(asked: Sequence[tuple[Inspector, AnyFrame]]) -> list[Verdict]:
+    """Judge frames in one inference, each by its own inspector; the inspectors share a backbone.
+
+    Decisions are those of ``inspect``; scores agree to ``BATCH_TOLERANCE``.
+    """
+    verdicts: dict[int, Verdict] = {}
+    pictures: dict[int, tuple[Inspector, Frame, Float32]] = {}
+    for place, (inspector, frame) in enumerate(asked):
+        if isinstance(frame, UnreadableFrame):
+            verdicts[place] = inspector.invalid(frame, frame.reason)
+            continue
+        try:
+            pictures[place] = (inspector, frame, inspector.pixels(frame))
+        except FrameError as error:
+            verdicts[place] = inspector.invalid(frame, str(error))
+    if pictures:
+        embedded = asked[0][0].embed_together([pixels for _, _, pixels in pictures.values()])
+        for (place, (inspector, frame, _)), embedding in zip(pictures.items(), embedded, strict=True):
+            verdicts[place] = inspector.judge_embedding(frame, embedding)
+    return [verdicts[place] for place in range(len(asked))]
 
 
 def _hw(image: UInt8) -> tuple[int, int]:

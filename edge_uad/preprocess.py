@@ -88,14 +88,13 @@ class Preprocessor:
             case Geometry.STRETCH:
                 return _resize_area(region, self._input_hw)
             case Geometry.PAPER:
-                resized_hw, (top, left) = self._paper_layout((region.shape[0], region.shape[1]))
-                return _resize_antialiased(region, resized_hw)[top : top + height, left : left + width]
+                resized_hw, corner = self._paper_layout((region.shape[0], region.shape[1]))
+                return _resize_antialiased(region, resized_hw, corner, self._input_hw)
             case Geometry.CIFAR:
                 (content_h, content_w), (top, left) = self._cifar_layout()
                 padded = np.zeros((height, width, 3), np.float32)
-                padded[top : top + content_h, left : left + content_w] = _resize_antialiased(
-                    region, (content_h, content_w)
-                )
+                content = _resize_antialiased(region, (content_h, content_w), (0, 0), (content_h, content_w))
+                padded[top : top + content_h, left : left + content_w] = content
                 return padded
 
     def _paper_layout(self, region_hw: tuple[int, int]) -> tuple[tuple[int, int], tuple[int, int]]:
@@ -126,22 +125,33 @@ def _resize_area(region: UInt8, hw: tuple[int, int]) -> UInt8:
     return region
 
 
-def _resize_antialiased(region: UInt8, hw: tuple[int, int]) -> Float32:
-    """Bilinear with antialiasing: the triangle filter, as PIL and torch apply it, in float32."""
-    rows = _triangle_weights(region.shape[0], hw[0])
-    columns = _triangle_weights(region.shape[1], hw[1])
-    height, width, channels = region.shape
-    by_rows = rows @ region.reshape(height, width * channels).astype(np.float32)
-    resized: Float32 = np.einsum("ow,hwc->hoc", columns, by_rows.reshape(hw[0], width, channels), optimize=True)
+def _resize_antialiased(
+    region: UInt8, hw: tuple[int, int], corner: tuple[int, int], window_hw: tuple[int, int]
+) -> Float32:
+    """A window of the region resized to ``hw``: bilinear with antialiasing, as PIL and torch have it, in float32.
+
+    Only the window is computed: of a very long strip, the centre crop is a small part.
+    """
+    rows, first_row = _triangle_weights(region.shape[0], hw[0], corner[0], window_hw[0])
+    columns, first_column = _triangle_weights(region.shape[1], hw[1], corner[1], window_hw[1])
+    used = region[first_row : first_row + rows.shape[1], first_column : first_column + columns.shape[1]]
+    height, width, channels = used.shape
+    by_rows = rows @ used.reshape(height, width * channels).astype(np.float32)
+    resized: Float32 = np.einsum("ow,hwc->hoc", columns, by_rows.reshape(len(rows), width, channels), optimize=True)
     return resized
 
 
-def _triangle_weights(n_in: int, n_out: int) -> Float32:
-    """(n_out, n_in) weights, rows summing to 1; half-pixel centres, support widened by the scale when shrinking."""
+def _triangle_weights(n_in: int, n_out: int, start: int, count: int) -> tuple[Float32, int]:
+    """Weights of the output samples ``start`` to ``start + count``, rows summing to 1, and the first input they use.
+
+    Half-pixel centres; the triangle's support is widened by the scale when shrinking.
+    """
     scale = n_in / n_out
     support = max(scale, 1.0)
-    centres = (np.arange(n_out) + 0.5) * scale
-    offsets = np.arange(n_in) + 0.5 - centres[:, None]
+    centres = (np.arange(start, start + count) + 0.5) * scale
+    first = max(int(centres[0] - support), 0)
+    last = min(int(centres[-1] + support) + 1, n_in)
+    offsets = np.arange(first, last) + 0.5 - centres[:, None]
     weights = np.clip(1 - np.abs(offsets) / support, 0, None)
     normalised: Float32 = (weights / weights.sum(axis=1, keepdims=True)).astype(np.float32)
-    return normalised
+    return normalised, first

@@ -13,6 +13,9 @@ from numpy.typing import NDArray
 WIRE_SCHEMA = 1
 """Version of what is published; raised when a field changes its meaning."""
 
+MAX_BPM_KERNEL = 255
+"""Beyond twice the grid a larger kernel changes nothing; no grid of ours comes near."""
+
 Float32 = NDArray[np.float32]
 UInt8 = NDArray[np.uint8]
 Bool = NDArray[np.bool_]
@@ -73,6 +76,11 @@ class UnreadableFrame(FrameIdentity):
     """A frame that came but holds no picture: its verdict is *invalid*, with this reason."""
 
     reason: str
+    payload: bytes | None = None
+    """What came instead of a picture; None where it is a file of its own already, or too much to hold."""
+
+
+AnyFrame = Frame | UnreadableFrame
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,6 +140,8 @@ class PatchMask:
     foreground: Bool
     """(N,)"""
     grid_hw: tuple[int, int]
+    weight: Float32 | None = None
+    """(N,), 0..1, by which distances are multiplied: soft masking, for the ablation alone."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -168,7 +178,7 @@ class BankManifest:
     n_unreadable: int
     """Files named for the bank that could not be read; they were skipped and listed."""
     n_empty: int
-    """Images without one foreground patch; they are in no bank."""
+    """Images that could be read but not embedded, such as one smaller than the region of interest."""
     n_patches: int
     calibration_folds: int
     """Each good image was scored against a coreset of the images of the other folds."""
@@ -239,4 +249,14 @@ class StationStatus:
     last_frame_age_s: float | None
     bank_id: str
     model_id: str
+    reconnects: int = 0
+    """How often the source was lost or could not be opened."""
+    hung_reads: int = 0
+    """Calls into the source, given up, that have not come back to this day."""
+    verdict_overruns: int = 0
+    """How often a verdict found a subscriber's queue full: that one misses verdicts until it has caught up."""
+    heatmap_overruns: int = 0
+    status_overruns: int = 0
+    refused_bank: str | None = None
+    """Why the newest bank file is not judged by; the one named by ``bank_id`` goes on."""
     schema: int = WIRE_SCHEMA

@@ -5,7 +5,7 @@ import math
 import cv2
 import numpy as np
 
-from edge_uad.records import Decision, Float32, PatchDistances
+from edge_uad.records import Decision, Float32, Int, PatchDistances
 
 HEATMAP_SIGMA_PX_AT_224 = 4.0
 
@@ -13,13 +13,26 @@ HEATMAP_SIGMA_PX_AT_224 = 4.0
 def image_score(distances: PatchDistances, *, top_ratio: float) -> float:
     """Mean of the ``n`` largest distances, ``n = max(1, round(top_ratio · N))``; N counts masked patches too."""
     squared = distances.squared
-    n = max(1, round(top_ratio * len(squared)))
-    return float(np.partition(squared, len(squared) - n)[-n:].mean(dtype=np.float64))
+    n = _top_count(len(squared), top_ratio)
+    mean = np.partition(squared, len(squared) - n)[-n:].mean(dtype=np.float64)
+    # as calibration keeps it, so that decision and p-value agree at a tie
+    return float(np.float32(mean))
+
+
+def top_patches(distances: PatchDistances, *, top_ratio: float) -> Int:
+    """(n,), the patches whose distances make the score; of equal ones the first in the grid."""
+    squared = distances.squared
+    return np.sort(np.argsort(-squared, kind="stable")[: _top_count(len(squared), top_ratio)])
+
+
+def _top_count(n_patches: int, top_ratio: float) -> int:
+    return max(1, round(top_ratio * n_patches))
 
 
 def decide(score: float, threshold: float) -> Decision:
     """Anomalous strictly above the threshold."""
-    return Decision.ANOMALOUS if score > threshold else Decision.NORMAL
+    # asked this way round, so that a NaN can never be normal
+    return Decision.NORMAL if score <= threshold else Decision.ANOMALOUS
 
 
 def heatmap(distances: PatchDistances, input_hw: tuple[int, int]) -> Float32:

@@ -5,15 +5,17 @@ Model, masking and scoring parameters are not here: they live in the bank's mani
 
 import difflib
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, get_args
+from typing import Annotated, Any, Literal, Self, TypeVar, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import ErrorDetails
 
+from edge_uad.bank import SearchDevice
 from edge_uad.endpoints import DEFAULT_VERDICT_ENDPOINT
 from edge_uad.errors import SettingsError
 from edge_uad.publish import DEFAULT_QUEUE_MESSAGES, HeatmapPolicy
+from edge_uad.records import Decision
 from edge_uad.wire import MAX_STATION_CHARS
 
 MAX_CONFIG_BYTES = 1024 * 1024
@@ -28,6 +30,9 @@ class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
+_SectionT = TypeVar("_SectionT", bound=_Section)
+
+
 class StationSettings(_Section):
     """One place on the line: a source and the bank that its frames are judged by."""
 
@@ -39,6 +44,8 @@ class StationSettings(_Section):
     """``auto``: latest for live sources, every for the others."""
     queue_frames: Annotated[int, Field(ge=1, le=1024)] = 8
     """What ``every`` holds before the source has to wait."""
+    deadline_ms: Annotated[float, Field(gt=0, le=3_600_000, allow_inf_nan=False)] | None = None
+    """From capture to verdict at most; a frame that takes longer is *invalid*. None: there is no deadline."""
     insecure: bool = False
     """Allow a ZeroMQ source beyond this machine."""
 
@@ -53,11 +60,61 @@ class PublishSettings(_Section):
     """Allow an address beyond this machine."""
 
 
+class CurveSettings(_Section):
+    """Keys for both sockets, frames in and verdicts out; made by edge-uad keys."""
+
+    server_key: Path | None = None
+    """The daemon's secret key file."""
+    client_keys: Path | None = None
+    """Folder of the public key files that may connect."""
+
+    @model_validator(mode="after")
+    def _together(self) -> Self:
+        if (self.server_key is None) != (self.client_keys is None):
+            raise ValueError("server_key and client_keys come together: the daemon's secret file, the clients' folder")
+        return self
+
+
+class AuditSettings(_Section):
+    """A line of JSON for every verdict."""
+
+    file: Path | None = None
+    """None: no log."""
+    max_bytes: Annotated[int, Field(ge=64 * 1024, le=2**40)] = 64 * 1024 * 1024
+    """Of one file; full, it becomes ``<file>.1`` and so on."""
+    max_files: Annotated[int, Field(ge=1, le=10_000)] = 16
+    """The newest one counted in; older ones are deleted."""
+    fsync_s: Annotated[float, Field(ge=0, le=3600, allow_inf_nan=False)] = 1.0
+    """A line is on the disk after so many seconds at most; 0: before the next verdict is written."""
+
+
+class EvidenceSettings(_Section):
+    """Frames kept as files."""
+
+    folder: Path | None = None
+    """None: nothing is kept."""
+    decisions: Annotated[tuple[Decision, ...], Field(min_length=1)] = (Decision.ANOMALOUS, Decision.INVALID)
+    max_files: Annotated[int, Field(ge=1, le=10_000_000)] = 10_000
+    max_bytes: Annotated[int, Field(ge=1024 * 1024, le=2**50)] = 10 * 1024**3
+    max_age_days: Annotated[float, Field(gt=0, le=36_500, allow_inf_nan=False)] = 90.0
+
+
+class MetricsSettings(_Section):
+    """Prometheus metrics, health and readiness over HTTP."""
+
+    endpoint: str | None = None
+    """HOST:PORT; None: no server."""
+    insecure: bool = False
+    """Allow an address beyond this machine."""
+
+
 class ReconnectSettings(_Section):
     """Waits between attempts at a lost source: they double, up to a cap, with jitter."""
 
     first_s: Seconds = 0.5
     max_s: Seconds = 30.0
+    replace_after_s: Seconds = 30.0
+    """A call into a camera or stream that takes longer is given up and the source opened anew."""
 
     @model_validator(mode="after")
     def _ordered(self) -> Self:
@@ -75,7 +132,19 @@ class Settings(_Section):
     provider: Provider = "cpu"
     threads: Annotated[int, Field(ge=0, le=1024)] = 0
     """0: ONNX Runtime decides."""
+    search_device: SearchDevice = "cpu"
+    """Where faiss searches the bank."""
+    max_batch: Annotated[int, Field(ge=1, le=MAX_STATIONS)] = 1
+    """Frames of different stations in one inference: a gain on a GPU, none on a CPU."""
+    max_wait_ms: Annotated[float, Field(ge=0, le=1000, allow_inf_nan=False)] = 0.0
+    """How long a frame waits for those of other stations while nothing is judged."""
     publish: PublishSettings = PublishSettings()
+    artefacts_dir: Path | None = None
+    """Banks and the model must lie in it; None: anywhere."""
+    curve: CurveSettings = CurveSettings()
+    audit: AuditSettings = AuditSettings()
+    evidence: EvidenceSettings = EvidenceSettings()
+    metrics: MetricsSettings = MetricsSettings()
     reconnect: ReconnectSettings = ReconnectSettings()
     stop_timeout_s: Seconds = 5.0
     """How long a stop may take to judge what is queued."""
@@ -102,7 +171,13 @@ def load_settings(path: Path) -> Settings:
         for station in settings.stations
     )
     model = None if settings.model is None else here / settings.model
-    return settings.model_copy(update={"stations": stations, "model": model})
+    sections = {
+        "curve": _anchored(settings.curve, here, "server_key", "client_keys"),
+        "audit": _anchored(settings.audit, here, "file"),
+        "evidence": _anchored(settings.evidence, here, "folder"),
+    }
+    anchored = _anchored(settings, here, "artefacts_dir")
+    return anchored.model_copy(update={"stations": stations, "model": model, **sections})
 
 
 def parse_settings(text: str, *, name: str = "config") -> Settings:
@@ -151,6 +226,12 @@ def _read(path: Path) -> str:
         raise SettingsError(f"{path}: the config file cannot be read: {error.strerror}") from error
     except UnicodeDecodeError as error:
         raise SettingsError(f"{path}: the config file is not UTF-8") from error
+
+
+def _anchored(section: _SectionT, here: Path, *keys: str) -> _SectionT:
+    """The section with the paths under these keys made relative to the file, where they are given."""
+    paths = {key: getattr(section, key) for key in keys}
+    return section.model_copy(update={key: here / path for key, path in paths.items() if path is not None})
 
 
 def _anchored_source(source: str, here: Path) -> str:

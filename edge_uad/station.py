@@ -1,18 +1,24 @@
 """One station at work: its source and capture thread, its lane, its inspector, and what they have counted."""
 
+import logging
 import time
 from collections import Counter
 from collections.abc import Callable
+from pathlib import Path
 from typing import Literal
 
+from edge_uad.bank import short_id
 from edge_uad.errors import EdgeUadError
 from edge_uad.interfaces import FrameSource
 from edge_uad.pipeline import Inspector
-from edge_uad.records import Decision, StationState, StationStatus, Verdict
-from edge_uad.sources.capture import Backoff, Capture
-from edge_uad.sources.slot import AnyFrame, BoundedQueue, Lane, Slot
+from edge_uad.records import AnyFrame, Decision, Frame, StationState, StationStatus, UInt8, Verdict
+from edge_uad.sources.capture import REPLACE_AFTER_S, Backoff, Capture
+from edge_uad.sources.slot import BoundedQueue, Lane, Slot
+from edge_uad.swap import NewBank
 
 Mode = Literal["latest", "every"]
+
+log = logging.getLogger("edge_uad.station")
 
 
 class Station:
@@ -21,11 +27,14 @@ class Station:
     Args:
         name: of its topics.
         source: not open yet; it is used by the capture thread alone.
-        inspector: judges its frames.
+        inspector: judges its frames, until another bank comes.
         mode: ``latest``: the newest frame wins; ``every``: none is lost, the source waits.
         queue_frames: what ``every`` holds before the source has to wait.
         backoff: waits between attempts at a lost source.
         wake: called, from the capture thread, when there is a frame or another state.
+        deadline_ms: from capture to verdict at most; None: a frame is judged however long it takes.
+        replace_after_s: a call into a camera or stream that takes longer is given up and the source opened anew.
+        bank: the inspector's file, where it may be replaced while the line runs.
     """
 
     def __init__(
@@ -38,14 +47,26 @@ class Station:
         wake: Callable[[], None],
         queue_frames: int = 8,
         backoff: Backoff | None = None,
+        deadline_ms: float | None = None,
+        bank: Path | None = None,
+        replace_after_s: float = REPLACE_AFTER_S,
     ) -> None:
         self.name = name
         self.inspector = inspector
+        self.bank = bank
+        self.refused_bank: str | None = None
+        """Why the newest bank file is not judged by."""
         self.mode = mode
+        self._deadline_ns = None if deadline_ms is None else round(deadline_ms * 1e6)
         self.decisions: Counter[Decision] = Counter()
         self._lane: Lane = Slot(wake) if mode == "latest" else BoundedQueue(wake, capacity=queue_frames)
         self._capture = Capture(
-            station=name, source=source, lane=self._lane, backoff=backoff or Backoff(), on_change=wake
+            station=name,
+            source=source,
+            lane=self._lane,
+            backoff=backoff or Backoff(),
+            on_change=wake,
+            replace_after_s=replace_after_s,
         )
 
     def start(self) -> None:
@@ -55,6 +76,47 @@ class Station:
     def take(self) -> AnyFrame | None:
         """The next frame to judge, or None. Never blocks."""
         return self._lane.take()
+
+    @property
+    def waiting(self) -> int:
+        """Frames at hand."""
+        return self._lane.counts().waiting
+
+    def take_late(self, now_mono_ns: int) -> AnyFrame | None:
+        """The next frame, where its deadline has come; else None. Never blocks."""
+        return None if self._deadline_ns is None else self._lane.take_older(now_mono_ns - self._deadline_ns)
+
+    def due_of(self, captured_mono_ns: int) -> int | None:
+        """When a frame must have its verdict, on the monotonic clock in ns; None where there is no deadline."""
+        return None if self._deadline_ns is None else captured_mono_ns + self._deadline_ns
+
+    @property
+    def due_mono_ns(self) -> int | None:
+        """When the next frame at hand must have its verdict; None where there is none, or no deadline."""
+        if self._deadline_ns is None:
+            return None
+        captured_mono_ns = self._lane.counts().next_frame_mono_ns
+        return None if captured_mono_ns is None else self.due_of(captured_mono_ns)
+
+    def change_bank(self, new: NewBank) -> None:
+        """Judge by another bank from the next frame on; a refused one changes nothing but what is told."""
+        self.refused_bank = new.refused
+        if new.inspector is None:
+            log.warning(
+                "%s: a new bank is refused, bank %s goes on: %s",
+                self.name,
+                short_id(self.inspector.bank_id),
+                new.refused,
+            )
+            return
+        log.info(
+            "%s: bank %s follows bank %s", self.name, short_id(new.inspector.bank_id), short_id(self.inspector.bank_id)
+        )
+        self.inspector = new.inspector
+
+    def overlay(self, frame: Frame, verdict: Verdict) -> UInt8:
+        """The frame with the verdict's heat over it, uint8 (H, W, 3), RGB."""
+        return self.inspector.overlay(frame, verdict)
 
     def count(self, verdict: Verdict) -> None:
         """Note a verdict given."""
@@ -96,7 +158,14 @@ class Station:
             last_frame_age_s=age_s,
             bank_id=self.inspector.bank_id,
             model_id=self.inspector.model_id,
+            reconnects=self._capture.reconnects,
+            hung_reads=self._capture.hung,
+            refused_bank=self.refused_bank,
         )
+
+    def heal(self) -> None:
+        """Replace a source whose call does not come back. Never blocks."""
+        self._capture.heal()
 
     def request_stop(self) -> None:
         """Read no further frame; those at hand are still given."""

@@ -93,6 +93,48 @@ def decode_message(parts: Sequence[bytes]) -> tuple[str, Json, bytes | None]:
     return topic, header, parts[2] if len(parts) == 3 else None
 
 
+_NUMBER = (int, float)
+_SHOWN_FIELDS: dict[str, tuple[type, ...]] = {
+    "station": (str,),
+    "frame_id": (int,),
+    "captured_at_ns": (int,),
+    "decision": (str,),
+    "threshold": _NUMBER,
+    "latency_ms": _NUMBER,
+    "state": (str,),
+    "at_ns": (int,),
+}
+_SHOWN_IF_ANY: dict[str, tuple[type, ...]] = {
+    "part_id": (str,),
+    "reason": (str,),
+    "message": (str,),
+    "score": _NUMBER,
+    "p_value": _NUMBER,
+    "last_frame_age_s": _NUMBER,
+}
+_REQUIRED = {
+    "decision": ("station", "frame_id", "captured_at_ns", "threshold", "latency_ms"),
+    "state": ("station", "at_ns"),
+}
+
+
+def check_header(header: Json) -> None:
+    """Check what a verdict or a life sign must have before it is shown.
+
+    Raises:
+        FrameError: a field is missing, or of the wrong kind.
+    """
+    for kind, names in _REQUIRED.items():
+        missing = [name for name in names if kind in header and name not in header]
+        if missing:
+            raise FrameError(f"a message with {kind} came without {missing[0]}")
+    for name, value in header.items():
+        kinds = _SHOWN_FIELDS.get(name) or (*_SHOWN_IF_ANY.get(name, ()), type(None))
+        known = name in _SHOWN_FIELDS or name in _SHOWN_IF_ANY
+        if (known and not isinstance(value, kinds)) or isinstance(value, bytes):
+            raise FrameError(f"a message came whose {name} is {_shown(value)}")
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FrameMessage:
     """A frame as it comes in, checked but not decoded."""

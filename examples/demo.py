@@ -85,8 +85,8 @@ def lay_out(textiles: Path) -> tuple[Path, Path]:
 def link(folder: Path, names: list[tuple[str, Path]]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for name, target in names:
-        if not (folder / name).exists():
-            (folder / name).symlink_to(target.absolute())
+        (folder / name).unlink(missing_ok=True)
+        (folder / name).symlink_to(target.absolute())
 
 
 def built_bank(good: Path, model: Path) -> Path:
@@ -145,8 +145,9 @@ def stream(frames: Path, frame_endpoint: str, verdict_endpoint: str) -> list[Ins
 def gather(subscriber: "zmq.Socket[bytes]", n_frames: int) -> tuple[dict[str, dict[str, Any]], dict[str, bytes]]:
     verdicts: dict[str, dict[str, Any]] = {}
     overlays: dict[str, bytes] = {}
+    deadline_s = time.monotonic() + VERDICTS_TIMEOUT_S
     while len(verdicts) < n_frames or len(overlays) < n_frames:
-        topic, header, payload = receive(subscriber, "", VERDICTS_TIMEOUT_S)
+        topic, header, payload = receive(subscriber, "", deadline_s - time.monotonic())
         if topic.startswith("verdict/"):
             verdicts[header["part_id"]] = header
         elif topic.startswith("heatmap/") and payload is not None:
@@ -162,7 +163,7 @@ def receive(subscriber: "zmq.Socket[bytes]", topic: str, timeout_s: float) -> tu
             message = decode_message(subscriber.recv_multipart())
             if message[0].startswith(topic):
                 return message
-    sys.exit(f"nothing came from the daemon within {timeout_s:.0f} s")
+    sys.exit("the daemon did not say in time what was waited for")
 
 
 def write_overlays(inspected: list[Inspected]) -> None:

@@ -4,6 +4,7 @@ import argparse
 import math
 import pickle
 import re
+import struct
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -144,6 +145,21 @@ def _pos_grid(path: Path, state: Mapping[str, Tensor]) -> int:
     return side
 
 
+# what the readers let out on a broken file; there is no common root below Exception
+_DAMAGE = (
+    SafetensorError,
+    pickle.UnpicklingError,
+    RuntimeError,
+    EOFError,
+    ValueError,
+    LookupError,
+    AssertionError,
+    AttributeError,
+    TypeError,
+    struct.error,
+)
+
+
 def _read_file(path: Path) -> Any:
     try:
         with path.open("rb") as file:
@@ -153,8 +169,8 @@ def _read_file(path: Path) -> Any:
     try:
         # a safetensors file starts with the 8-byte length of its JSON header
         return load_file(path) if start[8:] == b"{" else _load_pickled_tensors(path)
-    except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
-        reason = str(error).strip().split("\n", 1)[0].rstrip(".")
+    except _DAMAGE as error:
+        reason = f"{type(error).__name__}: {error}".strip().split("\n", 1)[0].rstrip(".")
         raise WeightsError(
             f"checkpoint {path} is damaged or no file of tensors alone ({reason}); fetch it again, "
             "or save its state dict as safetensors where you trust it"

@@ -1,14 +1,16 @@
 """The default backbone, made where it is missing."""
 
+import sys
 from pathlib import Path
 
 from rich.console import Console
 
 from edge_uad.cache import DEFAULT_BACKBONE, DEFAULT_INPUT_PX, default_model_path
+from edge_uad.errors import EdgeUadError
 from export.digest import sha256_of_file
 from export.fetch import fetch_weights, load_named
 from export.lock import LOCK_TIMEOUT_S, only_one_process
-from export.request import DEFAULT_ATTENTION_LAYER, DEFAULT_LAYERS, ExportRequest
+from export.request import ExportRequest
 from export.to_onnx import export_onnx
 from export.weights import named_backbone
 
@@ -31,15 +33,27 @@ def provide_default_model(console: Console | None = None, *, lock_timeout_s: flo
     with only_one_process(path.parent, timeout_s=lock_timeout_s):
         # another process may have made it meanwhile
         if not path.is_file():
+            backbone = named_backbone(DEFAULT_BACKBONE)
             checkpoint = fetch_weights(DEFAULT_BACKBONE, console)
             request = ExportRequest(
                 backbone=DEFAULT_BACKBONE,
                 input_hw=(DEFAULT_INPUT_PX, DEFAULT_INPUT_PX),
-                layers=DEFAULT_LAYERS,
-                attention_layer=DEFAULT_ATTENTION_LAYER,
-                licence=named_backbone(DEFAULT_BACKBONE).licence,
+                layers=backbone.layers,
+                attention_layer=backbone.attention_layer,
+                licence=backbone.licence,
                 weights_sha256=sha256_of_file(checkpoint),
+                mean=backbone.mean,
+                std=backbone.std,
             )
             with console.status(f"exporting {DEFAULT_BACKBONE}"):
                 export_onnx(load_named(DEFAULT_BACKBONE, checkpoint), request, path)
     return path
+
+
+if __name__ == "__main__":
+    stderr = Console(stderr=True)
+    try:
+        print(provide_default_model(stderr))
+    except EdgeUadError as error:
+        stderr.print(f"edge-uad: {error}", markup=False, highlight=False, soft_wrap=True)
+        sys.exit(error.exit_code)

@@ -5,6 +5,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 from edge_uad.errors import WeightsError
 
@@ -17,11 +18,10 @@ def only_one_process(folder: Path, *, timeout_s: float = LOCK_TIMEOUT_S) -> Iter
     """Hold a folder's lock. The kernel lets go of it when the process ends, however it ends.
 
     Raises:
-        WeightsError: another process holds it all this time.
+        WeightsError: the folder cannot be made, or another process holds it all this time.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     deadline = time.monotonic() + timeout_s
-    with (folder / ".lock").open("wb") as lock:
+    with _lock_file(folder) as lock:
         while True:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -33,3 +33,13 @@ def only_one_process(folder: Path, *, timeout_s: float = LOCK_TIMEOUT_S) -> Iter
                     ) from error
                 time.sleep(_POLL_S)
         yield
+
+
+def _lock_file(folder: Path) -> BinaryIO:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        return (folder / ".lock").open("wb")
+    except OSError as error:
+        raise WeightsError(
+            f"the cache folder {folder} cannot be used: {error.strerror}; set EDGE_UAD_CACHE to another one"
+        ) from error

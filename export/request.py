@@ -8,10 +8,6 @@ from export.features import Precision
 from export.vit import VisionTransformer
 from export.weights import IMAGENET_MEAN, IMAGENET_STD
 
-DEFAULT_LAYERS = tuple(range(2, 10))
-"""0-based blocks whose tokens are averaged, as the paper has it for twelve blocks."""
-DEFAULT_ATTENTION_LAYER = 9
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExportRequest:

@@ -28,6 +28,11 @@ Channels = tuple[float, float, float]
 IMAGENET_MEAN: Channels = (0.485, 0.456, 0.406)
 IMAGENET_STD: Channels = (0.229, 0.224, 0.225)
 
+PAPER_LAYERS = tuple(range(2, 10))
+"""0-based blocks whose tokens are averaged, as the paper has it for twelve blocks."""
+PAPER_ATTENTION_LAYER = 9
+"""0-based block whose CLS attention is the mask's source, as in the published code."""
+
 _STRICT = ConfigDict(extra="forbid", frozen=True)
 
 
@@ -85,6 +90,8 @@ class NamedBackbone(BaseModel):
     licence: str
     mean: Channels = IMAGENET_MEAN
     std: Channels = IMAGENET_STD
+    layers: Annotated[tuple[int, ...], Field(min_length=1)] = PAPER_LAYERS
+    attention_layer: Annotated[int, Field(ge=0)] = PAPER_ATTENTION_LAYER
     sources: Annotated[tuple[UrlSource | PackageSource, ...], Field(min_length=1)]
 
 

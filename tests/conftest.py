@@ -5,8 +5,12 @@ import sys
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from tests import models, parts
+
+settings.register_profile("edge-uad", deadline=None)  # the machines are shared: a slow example proves nothing
+settings.load_profile("edge-uad")
 
 SHARED_IMAGES = Path(__file__).parents[2] / "shared" / "data"
 

@@ -9,10 +9,11 @@ import numpy as np
 
 from edge_uad.bank import PatchBank
 from edge_uad.errors import SourceEndedError, SourceLostError
-from edge_uad.interfaces import FrameSource
+from edge_uad.interfaces import Backbone, FrameSource
 from edge_uad.pipeline import Embedder, Inspector
 from edge_uad.preprocess import Preprocessor
 from edge_uad.records import (
+    AnyFrame,
     Embedding,
     Float32,
     Frame,
@@ -20,7 +21,6 @@ from edge_uad.records import (
     ModelCard,
     StationStatus,
     UInt8,
-    UnreadableFrame,
     Verdict,
 )
 from tests.banks import DIM, random_bank
@@ -28,8 +28,6 @@ from tests.banks import DIM, random_bank
 STATION = "line"
 GREEN = (40, 160, 40)
 RED = (200, 30, 30)
-
-AnyFrame = Frame | UnreadableFrame
 
 
 def picture(colour: tuple[int, int, int] = GREEN, hw: tuple[int, int] = (24, 32)) -> UInt8:
@@ -140,6 +138,43 @@ class BlockedSource(ScriptedSource):
         raise SourceLostError("it came back after all")
 
 
+class StuckCamera:
+    """Each of its connections gives so many frames and then never comes back from ``read``, until let go.
+
+    Args:
+        frames: of each connection; a connection beyond these goes on for ever.
+        let_go: shared by all connections.
+    """
+
+    def __init__(self, frames: Sequence[int], *, let_go: threading.Event | None = None, first_id: int = 0) -> None:
+        self._frames = list(frames)
+        self._next_id = first_id
+        self._given = 0
+        self.let_go = let_go or threading.Event()
+        self.closed = 0
+        self.replacements: list[StuckCamera] = []
+
+    def open(self) -> None:
+        pass
+
+    def read(self, timeout_s: float) -> AnyFrame | None:
+        if not self._frames:
+            self.let_go.wait(timeout_s / 10)
+        elif self._given == self._frames[0]:
+            self.let_go.wait()
+        self._given += 1
+        self._next_id += 1
+        return frame(self._next_id - 1)
+
+    def fresh(self) -> "StuckCamera":
+        other = StuckCamera(self._frames[1:], let_go=self.let_go, first_id=self._next_id)
+        self.replacements.append(other)
+        return other
+
+    def close(self) -> None:
+        self.closed += 1
+
+
 class FakeBackbone:
     """Embeds each patch by its mean colour; every patch is foreground.
 
@@ -151,6 +186,7 @@ class FakeBackbone:
         self._before_embed = before_embed
         self._projection = np.random.default_rng(0).standard_normal((4, DIM)).astype(np.float32)
         self.inferences = 0
+        self.batches: list[int] = []
 
     @property
     def card(self) -> ModelCard:
@@ -172,6 +208,7 @@ class FakeBackbone:
 
     def embed(self, pixels: Float32) -> list[Embedding]:
         self.inferences += 1
+        self.batches.append(len(pixels))
         if self._before_embed is not None:
             self._before_embed(self.inferences)
         return [self._embed_one(one) for one in pixels]
@@ -185,21 +222,31 @@ class FakeBackbone:
 
 def green_inspector(backbone: FakeBackbone | None = None) -> Inspector:
     """The real inspector, with a bank that knows green parts as good: green is normal, red is anomalous."""
+    return inspector_of(GREEN, backbone=backbone)
+
+
+def inspector_of(
+    colour: tuple[int, int, int], *, backbone: Backbone | None = None, bank: PatchBank | None = None
+) -> Inspector:
+    """The real inspector, with that bank, or with one that knows parts of this colour as good."""
     backbone = backbone or FakeBackbone()
     card = backbone.card
     preprocessor = Preprocessor(
         geometry=Geometry.STRETCH, roi=None, input_hw=card.input_hw, mean=card.mean, std=card.std
     )
     embedder = Embedder(backbone=backbone, preprocessor=preprocessor, bpm_kernel=1, bpm_threshold=0.1)
-    [good] = FakeBackbone().embed(preprocessor.pixels(picture(GREEN))[None])
+    return Inspector(embedder=embedder, bank=bank or _bank_of(preprocessor.pixels(picture(colour))))
+
+
+def _bank_of(pixels: Float32) -> PatchBank:
+    [good] = FakeBackbone().embed(pixels[None])
     like = random_bank(threshold=0.01, n_patches=len(good.tokens))
-    bank = PatchBank.sealed(
+    return PatchBank.sealed(
         patches=good.tokens,
         patch_image=np.zeros(len(good.tokens), np.int64),
         calibration=like.calibration,
         manifest=dataclasses.replace(like.manifest, bank_id=""),
     )
-    return Inspector(embedder=embedder, bank=bank)
 
 
 class RecordingSink:

@@ -65,6 +65,11 @@ class Running:
             raise AssertionError(f"{pattern!r} was not said (exit code {self._process.returncode}):\n{self.everything}")
         return match
 
+    @property
+    def pid(self) -> int:
+        """The process's number."""
+        return self._process.pid
+
     def signal(self, number: signal.Signals) -> None:
         """Send a signal."""
         self._process.send_signal(number)

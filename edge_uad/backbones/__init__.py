@@ -6,13 +6,14 @@ from edge_uad.errors import ModelError
 from edge_uad.interfaces import Backbone
 
 
-def open_backbone(path: Path, *, provider: str = "cpu", threads: int = 0) -> Backbone:
+def open_backbone(path: Path, *, provider: str = "cpu", threads: int = 0, batched: bool = False) -> Backbone:
     """Open a model file by its kind: ``.onnx``, or ``.engine`` for a TensorRT engine.
 
     Args:
         path: the model file.
         provider: what runs an ONNX file: cpu, cuda or tensorrt. An engine runs on its own accelerator.
         threads: for the work inside one inference, on the CPU; 0 for one per core.
+        batched: run several images of an ONNX file at once.
 
     Raises:
         ModelError: not a model of edge-uad.
@@ -26,5 +27,5 @@ def open_backbone(path: Path, *, provider: str = "cpu", threads: int = 0) -> Bac
     if path.suffix == ".onnx":
         from edge_uad.backbones.onnx import OnnxBackbone  # noqa: PLC0415  # ONNX Runtime takes a while to load
 
-        return OnnxBackbone(path, provider=provider, threads=threads)
+        return OnnxBackbone(path, provider=provider, threads=threads, batched=batched)
     raise ModelError(f"model {path} ends neither in .onnx nor in .engine; name a file made by edge-uad export")

@@ -6,10 +6,14 @@ from typing import Annotated
 import typer
 
 from edge_uad import __version__
+from edge_uad.cli.ablate import ablate
 from edge_uad.cli.build_bank import build_bank
 from edge_uad.cli.console import stderr
+from edge_uad.cli.evaluate import evaluate
 from edge_uad.cli.export import export
 from edge_uad.cli.inspect import inspect
+from edge_uad.cli.keys import keys
+from edge_uad.cli.replay import replay
 from edge_uad.cli.send import send
 from edge_uad.cli.serve import serve
 from edge_uad.cli.watch import watch
@@ -30,6 +34,10 @@ app.command("serve")(serve)
 app.command("watch")(watch)
 app.command("send")(send)
 app.command("export")(export)
+app.command("evaluate")(evaluate)
+app.command("ablate")(ablate)
+app.command("keys")(keys)
+app.command("replay")(replay)
 
 
 def _print_version(asked: bool) -> None:

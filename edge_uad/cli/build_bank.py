@@ -8,7 +8,22 @@ import typer
 
 from edge_uad.cli.console import TerminalProgress, console, stderr, warn
 from edge_uad.cli.model import model_or_default
-from edge_uad.cli.options import JsonOption, ModelOption, ProviderOption, ThreadsOption, parse_roi
+from edge_uad.cli.options import (
+    BpmKernelOption,
+    BpmThresholdOption,
+    CoresetOption,
+    FalseAlarmRateOption,
+    GeometryOption,
+    JsonOption,
+    ModelOption,
+    NeighboursOption,
+    ProviderOption,
+    RoiOption,
+    SearchDeviceOption,
+    ThreadsOption,
+    TopRatioOption,
+    parse_roi,
+)
 from edge_uad.records import Geometry
 
 if TYPE_CHECKING:
@@ -23,28 +38,18 @@ def build_bank(
     *,
     out: Annotated[Path, typer.Option("--out", help="Where the bank goes.")] = Path("bank.safetensors"),
     model: ModelOption = None,
-    coreset: Annotated[float, typer.Option("--coreset", help="Part of the patches to keep, above 0 to 1.")] = 0.1,
-    bpm_kernel: Annotated[
-        int | None,
-        typer.Option(
-            "--bpm-kernel", help="Smoothing of the mask, in patches, odd.", show_default="a quarter of the grid"
-        ),
-    ] = None,
-    bpm_threshold: Annotated[
-        float, typer.Option("--bpm-threshold", min=0, help="Foreground is above this; 0 keeps every patch.")
-    ] = 0.1,
-    top_ratio: Annotated[float, typer.Option("--top-ratio", help="Part of the patches that makes the score.")] = 0.05,
-    neighbours: Annotated[int, typer.Option("--neighbours", min=1, help="Bank patches each patch is compared to.")] = 1,
-    geometry: Annotated[
-        Geometry, typer.Option("--geometry", help="How images come to the model's size.")
-    ] = Geometry.STRETCH,
-    roi: Annotated[str | None, typer.Option("--roi", help="Region of interest x,y,w,h in image pixels.")] = None,
-    false_alarm_rate: Annotated[
-        float, typer.Option("--false-alarm-rate", help="Part of good parts that may be called anomalous.")
-    ] = 0.01,
+    coreset: CoresetOption = 0.1,
+    bpm_kernel: BpmKernelOption = None,
+    bpm_threshold: BpmThresholdOption = 0.1,
+    top_ratio: TopRatioOption = 0.05,
+    neighbours: NeighboursOption = 1,
+    geometry: GeometryOption = Geometry.STRETCH,
+    roi: RoiOption = None,
+    false_alarm_rate: FalseAlarmRateOption = 0.01,
     seed: Annotated[int, typer.Option("--seed", min=0, help="Of the coreset.")] = 0,
     provider: ProviderOption = "cpu",
     threads: ThreadsOption = 0,
+    search_device: SearchDeviceOption = "cpu",
     as_json: JsonOption = False,
 ) -> None:
     """Learn from good parts: build a memory bank and calibrate its threshold.
@@ -72,6 +77,7 @@ def build_bank(
         coreset_ratio=coreset,
         false_alarm_rate=false_alarm_rate,
         seed=seed,
+        search_device=search_device,
     )
     embedder = make_embedder(
         backbone,
@@ -131,7 +137,7 @@ def _tell_result(manifest: "BankManifest", out: Path, *, as_json: bool) -> None:
     import dataclasses
 
     if as_json:
-        console.print_json(json.dumps({"path": str(out), **dataclasses.asdict(manifest)}))
+        typer.echo(json.dumps({"path": str(out), **dataclasses.asdict(manifest)}))
         return
     rows = [
         ("bank", f"{out} ({out.stat().st_size / 1e6:.1f} MB)"),

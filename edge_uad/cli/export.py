@@ -62,11 +62,22 @@ def export(
         int, typer.Option("--input", min=1, max=MAX_INPUT_PX, help="Side of the square input in px.")
     ] = DEFAULT_INPUT_PX,
     layers: Annotated[
-        str, typer.Option("--layers", help="0-based blocks whose tokens are averaged: 2-9, or 2,5,8, or 11.")
-    ] = "2-9",
+        str | None,
+        typer.Option(
+            "--layers",
+            help="0-based blocks whose tokens are averaged: 2-9, or 2,5,8, or 11.",
+            show_default="the backbone's in weights.yaml, 2-9 for most",
+        ),
+    ] = None,
     attention_layer: Annotated[
-        int, typer.Option("--attention-layer", min=0, help="0-based block whose CLS attention finds the object.")
-    ] = 9,
+        int | None,
+        typer.Option(
+            "--attention-layer",
+            min=0,
+            help="0-based block whose CLS attention finds the object.",
+            show_default="the backbone's in weights.yaml, 9 for most",
+        ),
+    ] = None,
     precision: Annotated[Precision, typer.Option("--precision", help="Of weights and blocks.")] = Precision.FP32,
     target: Annotated[Target, typer.Option("--target", help="What is made.")] = Target.ONNX,
     parity_image: Annotated[
@@ -82,7 +93,7 @@ def export(
 
     Your own weights: [bold]edge-uad export custom --checkpoint my.pth --arch vit_small --patch 16 --out m.onnx[/bold]
     """
-    chosen_layers = parse_layers(layers)
+    chosen_layers = None if layers is None else parse_layers(layers)
     _check_suffix(out, target)
     _require_extra()
     source = _named(backbone, checkpoint, arch, patch) if backbone != CUSTOM else _custom(checkpoint, arch, patch)
@@ -92,8 +103,8 @@ def export(
     request = ExportRequest(
         backbone=source.name,
         input_hw=(input_px, input_px),
-        layers=chosen_layers,
-        attention_layer=attention_layer,
+        layers=chosen_layers or source.layers,
+        attention_layer=source.attention_layer if attention_layer is None else attention_layer,
         licence=source.licence,
         weights_sha256=sha256_of_file(source.weights),
         precision=precision.value,
@@ -134,6 +145,8 @@ class _Source:
     licence: str
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
+    layers: tuple[int, ...]
+    attention_layer: int
 
 
 def _named(name: str, checkpoint: Path | None, arch: CustomArch | None, patch: int | None) -> _Source:
@@ -145,7 +158,16 @@ def _named(name: str, checkpoint: Path | None, arch: CustomArch | None, patch: i
     from export.fetch import fetch_weights, load_named  # torch, which takes its time
 
     weights = checkpoint or fetch_weights(name, stderr)
-    return _Source(name, load_named(name, weights), weights, row.licence, row.mean, row.std)
+    return _Source(
+        name=name,
+        vit=load_named(name, weights),
+        weights=weights,
+        licence=row.licence,
+        mean=row.mean,
+        std=row.std,
+        layers=row.layers,
+        attention_layer=row.attention_layer,
+    )
 
 
 def _custom(checkpoint: Path | None, arch: CustomArch | None, patch: int | None) -> _Source:
@@ -154,10 +176,18 @@ def _custom(checkpoint: Path | None, arch: CustomArch | None, patch: int | None)
     if patch not in CUSTOM_PATCHES_PX:
         raise UsageError(f"--patch is {patch}; give one of {', '.join(map(str, CUSTOM_PATCHES_PX))}")
     from export.checkpoints import load_custom_vit
-    from export.weights import IMAGENET_MEAN, IMAGENET_STD
+    from export.weights import IMAGENET_MEAN, IMAGENET_STD, PAPER_ATTENTION_LAYER, PAPER_LAYERS
 
-    vit = load_custom_vit(checkpoint, arch=arch.value, patch_px=patch)
-    return _Source(f"{CUSTOM}_{arch.value}_patch{patch}", vit, checkpoint, UNKNOWN_LICENCE, IMAGENET_MEAN, IMAGENET_STD)
+    return _Source(
+        name=f"{CUSTOM}_{arch.value}_patch{patch}",
+        vit=load_custom_vit(checkpoint, arch=arch.value, patch_px=patch),
+        weights=checkpoint,
+        licence=UNKNOWN_LICENCE,
+        mean=IMAGENET_MEAN,
+        std=IMAGENET_STD,
+        layers=PAPER_LAYERS,
+        attention_layer=PAPER_ATTENTION_LAYER,
+    )
 
 
 def _require_extra() -> None:

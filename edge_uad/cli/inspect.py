@@ -10,7 +10,7 @@ import typer
 
 from edge_uad.cli.console import TerminalProgress, console, stderr
 from edge_uad.cli.model import model_or_default
-from edge_uad.cli.options import BankOption, JsonOption, ModelOption, ProviderOption, ThreadsOption
+from edge_uad.cli.options import BankOption, JsonOption, ModelOption, ProviderOption, SearchDeviceOption, ThreadsOption
 
 if TYPE_CHECKING:
     from edge_uad.records import Verdict
@@ -30,6 +30,7 @@ def inspect(
     as_json: JsonOption = False,
     provider: ProviderOption = "cpu",
     threads: ThreadsOption = 0,
+    search_device: SearchDeviceOption = "cpu",
 ) -> None:
     """Judge images: one line each, or JSON Lines with the verdict's fields.
 
@@ -43,7 +44,8 @@ def inspect(
 
     files = [file for named in images for file in image_files(named)]
     folder = None if heatmaps is None else OverlayFolder(heatmaps, files)
-    inspector = load_inspector(load_backbone(model_or_default(model), provider=provider, threads=threads), bank)
+    backbone = load_backbone(model_or_default(model), provider=provider, threads=threads)
+    inspector = load_inspector(backbone, bank, search_device=search_device)
     counts: Counter[str] = Counter()
     started_s = time.monotonic()
     progress = TerminalProgress(hidden=console.is_terminal)  # on a terminal the lines themselves show how it goes

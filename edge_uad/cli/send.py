@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from edge_uad.cli.console import TerminalProgress, stderr
+from edge_uad.cli.options import ClientKeyOption, ServerKeyOption
 from edge_uad.endpoints import DEFAULT_FRAME_ENDPOINT
 from edge_uad.errors import UsageError
 from edge_uad.wire import DEFAULT_STATION, MAX_STATION_CHARS
@@ -26,6 +27,8 @@ def send(
     timeout_s: Annotated[
         float, typer.Option("--timeout", min=0.1, help="How long a daemon may take to accept a frame.")
     ] = 30.0,
+    server_key: ServerKeyOption = None,
+    client_key: ClientKeyOption = None,
 ) -> None:
     """Send images to a daemon as if a camera had taken them.
 
@@ -33,20 +36,22 @@ def send(
 
     Example: [bold]edge-uad send parts/ --to tcp://127.0.0.1:5560 --rate 10[/bold]
     """
-    from edge_uad.sources.folder import image_files, root_of
+    from edge_uad.curve import load_client_keys
+    from edge_uad.sources.folder import image_files, part_name, root_of
     from edge_uad.sources.sender import SEND_ENCODINGS, FrameSender, frame_message
 
     if encoding not in SEND_ENCODINGS:
         raise UsageError(f"--encoding is {encoding!r}; one of {', '.join(SEND_ENCODINGS)} was expected")
     if not 0 < len(station) <= MAX_STATION_CHARS:
         raise UsageError(f"--station has {len(station)} characters; 1 to {MAX_STATION_CHARS} are allowed")
+    keys = load_client_keys(server_key, client_key)
     files = [(file, root_of(named)) for named in images for file in image_files(named)]
     started_s = time.monotonic()
-    with FrameSender(to) as sender, TerminalProgress().step("sending", len(files), "frames") as done:
+    with FrameSender(to, keys=keys) as sender, TerminalProgress().step("sending", len(files), "frames") as done:
         for frame_id, (file, root) in enumerate(files):
             if rate_hz is not None:
                 _sleep_until(started_s + frame_id / rate_hz)
-            part_id = file.relative_to(root).as_posix() if file.is_relative_to(root) else file.as_posix()
+            part_id = part_name(file, root)
             message = frame_message(file, station=station, frame_id=frame_id, part_id=part_id, encoding=encoding)
             sender.send(message, timeout_s=timeout_s)
             done(1)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from edge_uad.cli.model import model_or_default
-from edge_uad.cli.options import ModelOption
+from edge_uad.cli.options import ModelOption, SearchDevice
 from edge_uad.errors import UsageError
 from edge_uad.wire import DEFAULT_STATION
 
@@ -66,10 +66,14 @@ def serve(
     threads: Annotated[
         int | None, typer.Option("--threads", min=0, help="CPU threads of the backbone.", show_default="all cores")
     ] = None,
+    search_device: Annotated[
+        SearchDevice | None, typer.Option("--search-device", help="Where faiss searches the bank.", show_default="cpu")
+    ] = None,
 ) -> None:
     """Judge the frames of a line until stopped, and publish every verdict.
 
     SIGTERM and SIGINT judge what is queued and exit 0; a second one leaves at once.
+    A bank file that is replaced, or SIGHUP, brings the new bank in between two frames.
     A camera that is not there is waited for.
 
     Example: [bold]edge-uad serve --camera 0 --bank bank.safetensors[/bold]
@@ -77,18 +81,28 @@ def serve(
     from threading import Event
 
     from edge_uad.assemble import assemble_line
-    from edge_uad.daemon import Daemon, StopSignals
+    from edge_uad.daemon import Daemon, Signals
 
     _start_log()
-    stop = StopSignals()
+    stop = Signals()
     with stop.installed():
         single = {"camera": camera, "source": source, "bank": bank, "station": station, "mode": mode}
         shared = {"publish": publish, "heatmap": heatmap, "model": model, "provider": provider, "threads": threads}
+        shared["search_device"] = search_device
         settings = _settings(config, single, shared, insecure=insecure)
         wake = Event()
-        stations, sink = assemble_line(settings, model_or_default(settings.model), wake=wake.set)
+        stations, sink, banks = assemble_line(settings, model_or_default(settings.model), wake=wake.set)
         _tell_start(settings, stations, sink.endpoint)
-        daemon = Daemon(stations=stations, sink=sink, wake=wake, stop=stop, stop_timeout_s=settings.stop_timeout_s)
+        daemon = Daemon(
+            stations=stations,
+            sink=sink,
+            wake=wake,
+            stop=stop,
+            banks=banks,
+            max_batch=settings.max_batch,
+            max_wait_ms=settings.max_wait_ms,
+            stop_timeout_s=settings.stop_timeout_s,
+        )
         started_s = time.monotonic()
         code = daemon.run()
     _tell_end(stations, time.monotonic() - started_s)
@@ -109,7 +123,7 @@ def _settings(config: Path | None, single: dict[str, Any], shared: dict[str, Any
         raise UsageError(f"{given[0]} and --config cannot be combined; write it into {config}")
     settings = load_settings(config)
     publish = {"endpoint": shared["publish"], "heatmap": shared["heatmap"], "insecure": insecure or None}
-    own = {name: shared[name] for name in ("model", "provider", "threads")}
+    own = {name: shared[name] for name in ("model", "provider", "threads", "search_device")}
     content = settings.model_dump() | _given(own)
     content["publish"] |= _given(publish)
     return make_settings(content, name=str(config))
@@ -128,7 +142,7 @@ def _content(single: dict[str, Any], shared: dict[str, Any], *, insecure: bool) 
         "insecure": insecure,
     }
     publish = {"endpoint": shared["publish"], "heatmap": shared["heatmap"], "insecure": insecure}
-    own = {name: shared[name] for name in ("model", "provider", "threads")}
+    own = {name: shared[name] for name in ("model", "provider", "threads", "search_device")}
     return {"stations": [_given(station)], "publish": _given(publish), **_given(own)}
 
 

@@ -5,16 +5,19 @@ import json
 import sys
 import time
 from collections.abc import Callable, Generator, Iterator
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from edge_uad.cli.board import Board, plain_line
 from edge_uad.cli.console import console, warn
-from edge_uad.cli.options import JsonOption
+from edge_uad.cli.options import ClientKeyOption, JsonOption, ServerKeyOption
 from edge_uad.endpoints import DEFAULT_VERDICT_ENDPOINT
 from edge_uad.errors import EdgeUadError, FrameError
-from edge_uad.wire import MAX_IMAGE_BYTES, Json, decode_message
+from edge_uad.wire import MAX_IMAGE_BYTES, Json, check_header, decode_message
+
+if TYPE_CHECKING:
+    from edge_uad.curve import ClientKeys
 
 POLL_MS = 200
 REDRAWS_HZ = 8
@@ -33,6 +36,8 @@ def watch(
     ] = None,
     last: Annotated[int, typer.Option("--last", min=1, max=200, help="Verdicts shown in the table.")] = 15,
     as_json: JsonOption = False,
+    server_key: ServerKeyOption = None,
+    client_key: ClientKeyOption = None,
 ) -> None:
     """Show verdicts and station states as they come.
 
@@ -40,7 +45,9 @@ def watch(
 
     Example: [bold]edge-uad watch --json --count 60[/bold]
     """
-    messages = _messages(endpoint, timeout_s)
+    from edge_uad.curve import load_client_keys
+
+    messages = _messages(endpoint, timeout_s, load_client_keys(server_key, client_key))
     seen = 0
     with contextlib.suppress(KeyboardInterrupt), contextlib.closing(messages), _screen(endpoint, last, as_json) as show:
         for message in messages:
@@ -49,7 +56,8 @@ def watch(
             if seen == count:
                 return
     if count is not None:
-        raise EdgeUadError(f"{seen} of {count} verdicts came from {endpoint}; is edge-uad serve running there?")
+        remedy = "is edge-uad serve running there?" + (" does it know this --client-key?" if client_key else "")
+        raise EdgeUadError(f"{seen} of {count} verdicts came from {endpoint}; {remedy}")
 
 
 class _PlainLines:
@@ -80,13 +88,13 @@ def _print_line(line: str) -> None:
     sys.stdout.flush()
 
 
-def _messages(endpoint: str, timeout_s: float | None) -> Generator[Json | None]:
+def _messages(endpoint: str, timeout_s: float | None, keys: "ClientKeys | None") -> Generator[Json | None]:
     """Headers as they come; None where none came for a moment."""
     import zmq
 
-    from edge_uad.endpoints import split_endpoint
+    from edge_uad.curve import use_client_keys
+    from edge_uad.endpoints import connect
 
-    split_endpoint(endpoint)
     until_s = None if timeout_s is None else time.monotonic() + timeout_s
     with zmq.Context() as context, context.socket(zmq.SUB) as socket:
         socket.setsockopt(zmq.LINGER, 0)
@@ -94,17 +102,20 @@ def _messages(endpoint: str, timeout_s: float | None) -> Generator[Json | None]:
         socket.setsockopt(zmq.MAXMSGSIZE, MAX_IMAGE_BYTES)
         for topic in (b"verdict/", b"status/"):
             socket.setsockopt(zmq.SUBSCRIBE, topic)
-        socket.connect(endpoint)
+        use_client_keys(socket, keys)
+        connect(socket, endpoint)
         while until_s is None or time.monotonic() < until_s:
             yield _header(socket.recv_multipart()) if socket.poll(POLL_MS) else None
 
 
 def _header(parts: list[bytes]) -> Json | None:
     try:
-        return decode_message(parts)[1]
+        header = decode_message(parts)[1]
+        check_header(header)
     except FrameError as error:
         warn(str(error))
         return None
+    return header
 
 
 @contextlib.contextmanager

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
+from edge_uad.curve import ServerKeys
 from edge_uad.endpoints import shown_url, split_endpoint
 from edge_uad.errors import UsageError
 from edge_uad.interfaces import FrameSource
@@ -80,13 +81,16 @@ def shown_source(text: str) -> str:
     return shown_url(text) if text.startswith(_STREAM_SCHEMES) else text
 
 
-def make_source(address: SourceAddress, *, station: str, insecure: bool = False) -> FrameSource:
+def make_source(
+    address: SourceAddress, *, station: str, insecure: bool = False, keys: ServerKeys | None = None
+) -> FrameSource:
     """The source that an address stands for, not open yet.
 
     Args:
         address: from ``parse_source``.
         station: the frames' station.
         insecure: allow ZeroMQ endpoints beyond this machine.
+        keys: what ZeroMQ endpoints let in; None lets in all who reach them.
 
     Raises:
         UsageError: the folder holds no image, or the endpoint is not allowed.
@@ -111,11 +115,11 @@ def make_source(address: SourceAddress, *, station: str, insecure: bool = False)
         case SourceKind.PULL:
             from edge_uad.sources.zmq import ZmqSource  # noqa: PLC0415
 
-            return ZmqSource(station, address.address, pattern="pull", insecure=insecure)
+            return ZmqSource(station, address.address, pattern="pull", insecure=insecure, keys=keys)
         case SourceKind.SUB:
             from edge_uad.sources.zmq import ZmqSource  # noqa: PLC0415
 
-            return ZmqSource(station, address.address, pattern="sub", insecure=insecure)
+            return ZmqSource(station, address.address, pattern="sub", insecure=insecure, keys=keys)
 
 
 def recorded_source(path: str, *, station: str = "recorded") -> tuple[FrameSource, int | None]:

@@ -7,10 +7,10 @@ from typing import NoReturn
 import cv2
 
 from edge_uad.errors import SourceLostError
-from edge_uad.sources.opencv import OpenCvSource
+from edge_uad.sources.opencv import LiveOpenCvSource
 
 
-class CameraSource(OpenCvSource):
+class CameraSource(LiveOpenCvSource):
     """A V4L2 camera.
 
     Args:

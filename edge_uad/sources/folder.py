@@ -59,6 +59,12 @@ def root_of(path_or_glob: str) -> Path:
     return Path(*plain) if plain else Path()
 
 
+def part_name(path: Path, root: Path | None) -> str:
+    """What a file's part is called: its path, relative to ``root`` where it stands below; always valid UTF-8."""
+    named = path.relative_to(root) if root is not None and path.is_relative_to(root) else path
+    return os.fsencode(named.as_posix()).decode("utf-8", "replace")
+
+
 def natural_key(path: Path) -> list[tuple[int, int, str]]:
     """Sorts numbers inside names by their value, folder by folder; the name itself settles what is left."""
     key: list[tuple[int, int, str]] = []
@@ -134,6 +140,4 @@ class FolderSource:
         """Nothing is held open between files."""
 
     def _part_id(self, path: Path) -> str:
-        if self._root is not None and path.is_relative_to(self._root):
-            return path.relative_to(self._root).as_posix()
-        return path.as_posix()
+        return part_name(path, self._root)

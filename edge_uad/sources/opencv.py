@@ -1,9 +1,10 @@
 """What camera, stream and video file share: one cv2.VideoCapture, frames stamped as they are grabbed."""
 
+import copy
 import os
 import time
 from collections.abc import Sequence
-from typing import NoReturn
+from typing import NoReturn, Self
 
 # FFmpeg's own lines on stderr would break the log; what went wrong is told by our errors
 os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
@@ -95,3 +96,13 @@ class OpenCvSource:
 
     def _cannot_grab(self) -> NoReturn:
         raise SourceLostError(f"{self._shown} gives no more frames")
+
+
+class LiveOpenCvSource(OpenCvSource):
+    """One that goes on wherever it is opened, and so can be replaced while a call into it hangs."""
+
+    def fresh(self) -> Self:
+        """Another one of the same camera or stream, not open, that counts its frames on."""
+        other = copy.copy(self)
+        other._capture = None  # noqa: SLF001  (of its own class)
+        return other

@@ -9,7 +9,8 @@ from typing import Self
 import zmq
 from PIL import Image
 
-from edge_uad.endpoints import AnySocket, split_endpoint
+from edge_uad.curve import ClientKeys, use_client_keys
+from edge_uad.endpoints import AnySocket, connect
 from edge_uad.errors import EdgeUadError, FrameError
 from edge_uad.sources.decode import decode_image, read_bytes, stored_size
 from edge_uad.wire import FrameMessage, encode_frame
@@ -25,20 +26,25 @@ class FrameSender:
 
     Args:
         endpoint: where a daemon takes frames.
+        keys: None for a daemon without.
 
     Raises:
         EndpointError: malformed.
     """
 
-    def __init__(self, endpoint: str) -> None:
-        split_endpoint(endpoint)
+    def __init__(self, endpoint: str, *, keys: ClientKeys | None = None) -> None:
         self._endpoint = endpoint
         self._context: zmq.Context[AnySocket] = zmq.Context()
         self._socket: AnySocket = self._context.socket(zmq.PUSH)
         self._socket.setsockopt(zmq.IMMEDIATE, 1)  # queue for a daemon that is there, never for one that may come
         self._socket.setsockopt(zmq.SNDHWM, SEND_QUEUE_FRAMES)
         self._socket.setsockopt(zmq.LINGER, 0)
-        self._socket.connect(endpoint)
+        try:
+            use_client_keys(self._socket, keys)
+            connect(self._socket, endpoint)
+        except BaseException:
+            self.close()
+            raise
 
     def send(self, message: FrameMessage, *, timeout_s: float) -> None:
         """Hand over one frame, waiting for a daemon and for room in its queue.
@@ -49,7 +55,8 @@ class FrameSender:
         if not self._socket.poll(round(timeout_s * 1000), zmq.POLLOUT):
             raise EdgeUadError(
                 f"frame {message.frame_id} was not taken within {timeout_s:g} s: no daemon takes frames at "
-                f"{self._endpoint}, or it is stuck; start one with edge-uad serve --source {self._endpoint}"
+                f"{self._endpoint}, it is stuck, or it demands keys and does not know these; "
+                f"start one with edge-uad serve --source {self._endpoint}"
             )
         self._socket.send_multipart(encode_frame(message), zmq.NOBLOCK)
 

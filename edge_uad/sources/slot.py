@@ -9,9 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Protocol
 
-from edge_uad.records import Frame, UnreadableFrame
-
-AnyFrame = Frame | UnreadableFrame
+from edge_uad.records import AnyFrame
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,6 +23,8 @@ class LaneCounts:
     waiting: int
     last_frame_mono_ns: int | None
     """When the newest frame was captured, on the monotonic clock."""
+    next_frame_mono_ns: int | None
+    """When the frame was captured that ``take`` would give."""
 
 
 class Lane(Protocol):
@@ -35,6 +35,9 @@ class Lane(Protocol):
 
     def take(self) -> AnyFrame | None:
         """The next frame to judge, or None. Never blocks."""
+
+    def take_older(self, mono_ns: int) -> AnyFrame | None:
+        """The next frame, where it was captured at that moment or before; else None. Never blocks."""
 
     def close(self) -> None:
         """Drop what is left and let go of a ``put`` that waits."""
@@ -77,9 +80,12 @@ class Slot:
     def take(self) -> AnyFrame | None:
         """The newest frame, once."""
         with self._lock:
-            frame, self._frame = self._frame, None
-            self._taken += frame is not None
-            return frame
+            return self._give()
+
+    def take_older(self, mono_ns: int) -> AnyFrame | None:
+        """The newest frame, once, where it is so old."""
+        with self._lock:
+            return self._give() if self._frame is not None and self._frame.captured_mono_ns <= mono_ns else None
 
     def close(self) -> None:
         """Drop the frame that waits."""
@@ -96,7 +102,13 @@ class Slot:
                 dropped=self._dropped,
                 waiting=int(self._frame is not None),
                 last_frame_mono_ns=self._last_mono_ns,
+                next_frame_mono_ns=None if self._frame is None else self._frame.captured_mono_ns,
             )
+
+    def _give(self) -> AnyFrame | None:
+        frame, self._frame = self._frame, None
+        self._taken += frame is not None
+        return frame
 
 
 class BoundedQueue:
@@ -135,11 +147,12 @@ class BoundedQueue:
     def take(self) -> AnyFrame | None:
         """The oldest frame, once."""
         with self._room:
-            if not self._frames:
-                return None
-            self._taken += 1
-            self._room.notify()
-            return self._frames.popleft()
+            return self._give() if self._frames else None
+
+    def take_older(self, mono_ns: int) -> AnyFrame | None:
+        """The oldest frame, once, where it is so old."""
+        with self._room:
+            return self._give() if self._frames and self._frames[0].captured_mono_ns <= mono_ns else None
 
     def close(self) -> None:
         """Drop the frames that wait."""
@@ -157,4 +170,10 @@ class BoundedQueue:
                 dropped=self._dropped,
                 waiting=len(self._frames),
                 last_frame_mono_ns=self._last_mono_ns,
+                next_frame_mono_ns=self._frames[0].captured_mono_ns if self._frames else None,
             )
+
+    def _give(self) -> AnyFrame:
+        self._taken += 1
+        self._room.notify()
+        return self._frames.popleft()

@@ -6,13 +6,13 @@ import cv2
 
 from edge_uad.endpoints import shown_url
 from edge_uad.errors import SourceLostError
-from edge_uad.sources.opencv import OpenCvSource
+from edge_uad.sources.opencv import LiveOpenCvSource
 
 OPEN_TIMEOUT_S = 10.0
 FRAME_TIMEOUT_S = 5.0
 
 
-class StreamSource(OpenCvSource):
+class StreamSource(LiveOpenCvSource):
     """A stream that FFmpeg can read.
 
     Args:

@@ -5,8 +5,9 @@ from typing import Literal
 
 import zmq
 
+from edge_uad.curve import Doorkeeper, ServerKeys
 from edge_uad.endpoints import AnySocket, bind, check_endpoint
-from edge_uad.errors import EndpointError, FrameError, SourceLostError
+from edge_uad.errors import EndpointError, FrameError, SourceEndedError, SourceLostError
 from edge_uad.records import Frame, UInt8, UnreadableFrame
 from edge_uad.sources.decode import MAX_IMAGE_PIXELS, decode_image, decode_raw
 from edge_uad.wire import MAX_IMAGE_BYTES, FrameMessage, claimed_identity, decode_frame
@@ -15,7 +16,13 @@ Pattern = Literal["pull", "sub"]
 
 RECEIVE_QUEUE_FRAMES = 4
 """What ZeroMQ holds before a PUSH sender has to wait or a SUB loses frames."""
+DRAIN_S = 1.0
+"""How long messages that come without a pause are still taken at a stop."""
+QUIET_MS = 50
+"""Without a message for so long, no sender has one under way."""
 MAX_PARTS = 3
+MAX_HELD_BYTES = 8 * 1024 * 1024
+"""Of a payload that is no picture, for the evidence; a larger one is only named."""
 MAX_COUNTED_GAP = 1_000_000
 """A larger jump of frame ids is a sender that counts anew, not frames lost."""
 _FORMATS = {"jpeg": "JPEG", "png": "PNG"}
@@ -30,6 +37,7 @@ class ZmqSource:
         endpoint: ``tcp://127.0.0.1:5560`` or ``ipc:///…``.
         pattern: ``pull`` (senders PUSH) or ``sub`` (senders PUB; gaps in frame ids count as drops).
         insecure: allow addresses beyond this machine.
+        keys: let in these CURVE keys alone; addresses beyond this machine are allowed then, too.
         max_pixels: larger pictures are unreadable.
     """
 
@@ -40,16 +48,20 @@ class ZmqSource:
         *,
         pattern: Pattern = "pull",
         insecure: bool = False,
+        keys: ServerKeys | None = None,
         max_pixels: int = MAX_IMAGE_PIXELS,
     ) -> None:
-        check_endpoint(endpoint, insecure=insecure)
+        check_endpoint(endpoint, insecure=insecure, keyed=keys is not None)
         self._station = station
         self._endpoint = endpoint
         self._pattern = pattern
+        self._keys = keys
         self._max_pixels = max_pixels
         self._context: zmq.Context[AnySocket] | None = None
+        self._doorkeeper: Doorkeeper | None = None
         self._socket: AnySocket | None = None
         self._last_id = -1
+        self._shut_at_mono_s: float | None = None
         self.bound_endpoint: str | None = None
         """The address in use, with the port that was chosen for ``*``; None while closed."""
 
@@ -61,7 +73,9 @@ class ZmqSource:
         """
         self.close()
         self._context = zmq.Context()
+        self._doorkeeper = Doorkeeper(self._context, self._keys)
         self._socket = self._context.socket(zmq.PULL if self._pattern == "pull" else zmq.SUB)
+        self._doorkeeper.guard(self._socket)
         self._socket.setsockopt(zmq.LINGER, 0)
         self._socket.setsockopt(zmq.RCVHWM, RECEIVE_QUEUE_FRAMES)
         self._socket.setsockopt(zmq.MAXMSGSIZE, MAX_IMAGE_BYTES)
@@ -79,24 +93,49 @@ class ZmqSource:
 
         Raises:
             SourceLostError: the socket is gone.
+            SourceEndedError: after ``shut``, all has been read.
         """
         if self._socket is None:
             raise SourceLostError(f"{self._endpoint} is not open")
         try:
-            if not self._socket.poll(max(round(timeout_s * 1000), 0)):
+            if self._shut_at_mono_s is not None:
+                self._await_rest(self._socket, self._shut_at_mono_s)
+            elif not self._socket.poll(max(round(timeout_s * 1000), 0)):
                 return None
             parts = _receive(self._socket)
+        except zmq.Again:  # a handshake, too, can make a socket look ready; what it holds must not be lost for that
+            return None
         except zmq.ZMQError as error:
             raise SourceLostError(f"{self._endpoint} failed: {error.strerror}") from error
         return self._frame(parts, time.time_ns(), time.monotonic_ns())
+
+    def shut(self) -> None:
+        """Take no more; ``read`` gives what was taken already and then raises SourceEndedError.
+
+        What senders have under way is taken for as long as it comes without a pause, ``DRAIN_S`` at most: ZeroMQ
+        throws away at the unbind what lies in the sockets' own buffers.
+        """
+        self._shut_at_mono_s = time.monotonic() + (DRAIN_S if self._pattern == "pull" else 0.0)
 
     def close(self) -> None:
         """Unbind; messages not read yet are lost."""
         if self._socket is not None:
             self._socket.close(linger=0)
+        if self._doorkeeper is not None:
+            self._doorkeeper.close()
         if self._context is not None:
             self._context.term()
-        self._socket = self._context = self.bound_endpoint = None
+        self._socket = self._doorkeeper = self._context = self.bound_endpoint = None
+
+    def _await_rest(self, socket: AnySocket, shut_at_mono_s: float) -> None:
+        """Return where there is one more message that was taken; unbind once none comes, or time is up."""
+        if self.bound_endpoint is not None:
+            if time.monotonic() < shut_at_mono_s and socket.poll(QUIET_MS):
+                return
+            socket.unbind(self.bound_endpoint)
+            self.bound_endpoint = None
+        if self._pattern == "sub" or not socket.poll(QUIET_MS):
+            raise SourceEndedError(f"{self._endpoint} takes no more frames")
 
     def _frame(self, parts: list[bytes], now_ns: int, now_mono_ns: int) -> Frame | UnreadableFrame:
         try:
@@ -127,6 +166,7 @@ class ZmqSource:
             part_id=claimed.part_id,
             dropped_before=self._gap_before(frame_id),
             reason=reason,
+            payload=parts[2] if len(parts) == MAX_PARTS and len(parts[2]) <= MAX_HELD_BYTES else None,
         )
 
     def _check_station(self, message: FrameMessage) -> None:

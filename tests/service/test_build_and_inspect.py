@@ -1,8 +1,12 @@
 """The two commands of an engineer who sets up a station, run as processes."""
 
 import json
+import os
 import re
+import resource
 import shutil
+import subprocess
+import sys
 import zlib
 from pathlib import Path
 from typing import Any
@@ -71,6 +75,50 @@ def test_overlays_show_the_image_with_heat_on_the_scratch(
     # the scratch runs down the diagonal through the middle
     assert abs(np.average(rows) - 64) < 16
     assert abs(np.average(columns) - 64) < 16
+
+
+def test_overlays_never_replace_the_images(tiny_model: Path, tiny_bank: Path, good_parts: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "parts"
+    shutil.copytree(good_parts, folder)
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    asked = ("--bank", tiny_bank, "--model", tiny_model, "--heatmaps", folder)
+    done = edge_uad("inspect", folder, *asked, expect=2)
+    assert "would replace an image; name another folder" in done.stderr
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+
+
+def test_a_name_that_is_not_utf8_is_told_in_its_nearest_form(
+    tiny_model: Path, tiny_bank: Path, good_parts: Path, tmp_path: Path
+) -> None:
+    shutil.copy(good_parts / "0.png", os.fsencode(tmp_path) + b"/w\xff.png")
+    [one] = verdicts(tmp_path, "--bank", tiny_bank, "--model", tiny_model)
+    assert one["decision"] == "normal"
+    assert one["part_id"].endswith("/w\ufffd.png")
+
+
+def test_a_full_disk_leaves_one_sentence_and_no_bank(tiny_model: Path, good_parts: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "edge_uad", "build-bank", good_parts, "--model", tiny_model]
+    done = subprocess.run(
+        [*command, "--out", tmp_path / "b"],
+        capture_output=True,
+        text=True,
+        check=False,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000)),  # no threads here
+    )
+    assert done.returncode == 2
+    assert "cannot be written" in done.stderr
+    assert_one_sentence(done.stderr)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_cache_that_cannot_be_used_is_told_in_one_sentence(
+    good_parts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("EDGE_UAD_CACHE", str(tmp_path / "file"))
+    done = edge_uad("build-bank", good_parts, "--out", tmp_path / "b", expect=3)
+    assert "set EDGE_UAD_CACHE to another one" in done.stderr
+    assert_one_sentence(done.stderr)
 
 
 def test_the_same_images_and_seed_make_the_same_patches(tiny_model: Path, good_parts: Path, tmp_path: Path) -> None:
@@ -157,7 +205,6 @@ def test_one_image_cannot_make_a_bank(tiny_model: Path, good_parts: Path, tmp_pa
         (["--roi", "1,2,3"], "--roi is '1,2,3'; give four whole numbers"),
         (["--roi", "0,0,0,5"], "w and h at least 1 px"),
         (["--out", "/nowhere/b"], "the folder /nowhere is missing or read-only"),
-        (["--provider", "tpu"], "tpu"),
     ],
 )
 def test_wrong_options_are_refused_in_one_sentence(
@@ -168,6 +215,23 @@ def test_wrong_options_are_refused_in_one_sentence(
     assert message in done.stderr
     assert_one_sentence(done.stderr)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(("option", "choices"), [("--provider", "cuda"), ("--search-device", "gpu")])
+def test_an_unknown_choice_shows_the_known_ones(tiny_model: Path, good_parts: Path, option: str, choices: str) -> None:
+    done = edge_uad("build-bank", good_parts, "--model", tiny_model, option, "tpu", expect=2)
+    assert "tpu" in done.stderr
+    assert choices in done.stderr
+
+
+@pytest.mark.parametrize("asked", [("--provider", "cuda"), ("--search-device", "gpu")])
+def test_an_accelerator_that_is_not_there_is_an_error_and_never_a_silent_cpu(
+    tiny_model: Path, tiny_bank: Path, good_parts: Path, asked: tuple[str, str]
+) -> None:
+    done = edge_uad("inspect", good_parts, "--bank", tiny_bank, "--model", tiny_model, *asked, expect=3)
+    assert "pip install 'edge-uad[gpu]'" in done.stderr
+    assert_one_sentence(done.stderr)
+    assert done.stdout == ""
 
 
 @pytest.mark.parametrize("source", ["0", "rtsp://127.0.0.1/x", "tcp://127.0.0.1:5560"])

@@ -5,6 +5,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import zmq
 from PIL import Image
 
 from edge_uad.errors import EndpointError
-from edge_uad.publish import HeatmapPolicy, ZmqPublisher
+from edge_uad.publish import DEFAULT_QUEUE_MESSAGES, HeatmapPolicy, ZmqPublisher
 from edge_uad.records import Frame, StationState, StationStatus, UnreadableFrame, Verdict
 from edge_uad.sources.decode import decode_image
 from edge_uad.wire import decode_message
@@ -43,8 +44,10 @@ def status(frames_seen: int = 0) -> StationStatus:
 
 
 @contextmanager
-def publisher(heatmap: HeatmapPolicy = "anomalous", endpoint: str = ANY_PORT) -> Iterator[ZmqPublisher]:
-    made = ZmqPublisher(endpoint, overlays={"line": INSPECTOR.overlay}, heatmap=heatmap)
+def publisher(
+    heatmap: HeatmapPolicy = "anomalous", endpoint: str = ANY_PORT, queue_messages: int = DEFAULT_QUEUE_MESSAGES
+) -> Iterator[ZmqPublisher]:
+    made = ZmqPublisher(endpoint, overlays={"line": INSPECTOR.overlay}, heatmap=heatmap, queue_messages=queue_messages)
     try:
         yield made
     finally:
@@ -134,14 +137,40 @@ def test_a_large_heatmap_is_scaled_down_for_people() -> None:
     assert decode_image(payload).shape == (512, 1024, 3)
 
 
-def test_without_or_with_a_stalled_subscriber_nothing_waits() -> None:
+def test_without_a_subscriber_nothing_waits_and_nothing_is_counted() -> None:
     verdict = INSPECTOR.inspect(GOOD)
     with publisher("never") as sink:
         for _ in range(5000):
             sink.publish(verdict, GOOD)
-        with subscriber(sink, "verdict/"):  # it never reads again
-            for _ in range(5000):
-                sink.publish(verdict, GOOD)
+        assert not sink.overruns
+
+
+def test_a_stalled_subscriber_slows_nobody_and_is_told_of() -> None:
+    """The other one gets every message, in order; the stalled one gets what its queues held, and then nothing."""
+    verdict = INSPECTOR.inspect(GOOD)
+    with publisher("never", queue_messages=16) as sink, subscriber(sink, "verdict/") as stalled:
+        with subscriber(sink, "verdict/") as other:
+            sent = 0
+            while not sink.overruns["verdict/line"] or sent % 5000:
+                sink.publish(replace(verdict, frame_id=sent), GOOD)
+                assert decode_message(other.recv_multipart())[1]["frame_id"] == sent
+                sent += 1
+            sink.publish_status(status())
+            told = decode_message(other.recv_multipart())[1]
+        assert told["verdict_overruns"] == sink.overruns["verdict/line"] >= 1
+        assert told["heatmap_overruns"] == 0
+        got = []
+        while stalled.poll(200):
+            got += [
+                header["frame_id"]
+                for _, header, _ in [decode_message(stalled.recv_multipart())]
+                if "decision" in header
+            ]
+        assert got == list(range(len(got)))
+        assert 16 <= len(got) < sent
+        # it has caught up, and takes part again
+        sink.publish(replace(verdict, frame_id=sent), GOOD)
+        assert decode_message(stalled.recv_multipart())[1]["frame_id"] == sent
 
 
 def test_an_endpoint_in_use_or_open_to_the_network_is_refused() -> None:

@@ -12,10 +12,13 @@ import numpy as np
 import pytest
 
 from edge_uad.errors import SourceLostError
+from edge_uad.interfaces import ReplaceableSource
 from edge_uad.records import Frame, StationState
+from edge_uad.sources.camera import CameraSource
 from edge_uad.sources.capture import Backoff, Capture
 from edge_uad.sources.slot import BoundedQueue
 from edge_uad.sources.stream import StreamSource
+from edge_uad.sources.video import VideoSource
 from tests.fakes import until
 
 N_FRAMES = 5
@@ -64,6 +67,22 @@ def test_a_stream_that_is_not_there_is_lost_not_refused() -> None:
         pass
     with pytest.raises(SourceLostError, match="cannot be opened; is the camera on"):
         StreamSource("line", f"http://127.0.0.1:{port}/film.avi").open()
+
+
+def test_a_stream_and_a_camera_can_be_replaced_and_count_on_but_a_film_would_begin_anew(folder: Path) -> None:
+    with served(folder) as port:
+        source = StreamSource("line", f"http://127.0.0.1:{port}/film.avi")
+        source.open()
+        assert [source.read(1.0).frame_id for _ in range(2)] == [0, 1]  # type: ignore[union-attr]
+        other = source.fresh()
+        with pytest.raises(SourceLostError, match="is not open"):
+            other.read(1.0)
+        other.open()
+        assert [one.read(1.0).frame_id for one in (other, source, other)] == [2, 2, 3]  # type: ignore[union-attr]
+        other.close()
+        source.close()
+    assert isinstance(CameraSource("line", "0"), ReplaceableSource)
+    assert not isinstance(VideoSource("line", folder / "film.avi"), ReplaceableSource)
 
 
 def test_a_server_killed_and_restarted_is_taken_up_again(folder: Path) -> None:

@@ -1,5 +1,7 @@
 """Frames over real sockets: PULL loses none, SUB is live, and no message brings the source down."""
 
+import contextlib
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,7 +12,7 @@ import pytest
 import zmq
 from PIL import Image
 
-from edge_uad.errors import EdgeUadError, EndpointError
+from edge_uad.errors import EdgeUadError, EndpointError, SourceEndedError
 from edge_uad.records import Frame, UnreadableFrame
 from edge_uad.sources.sender import SEND_ENCODINGS, FrameSender, frame_message
 from edge_uad.sources.zmq import Pattern, ZmqSource
@@ -161,6 +163,56 @@ def test_a_closed_source_can_be_opened_again_on_its_port() -> None:
     with opened(endpoint=endpoint) as again, peer(zmq.PUSH, endpoint) as sender:
         sender.send_multipart(message(1))
         assert read(again).frame_id == 1
+
+
+def test_a_source_that_is_shut_gives_all_that_was_sent_and_takes_no_more() -> None:
+    """Most of it lies in the sockets' buffers when the stop comes."""
+    with opened() as source, peer(zmq.PUSH, source.bound_endpoint) as sender:
+        for frame_id in range(300):
+            sender.send_multipart(message(frame_id))
+        assert read(source).frame_id == 0  # what the sender's socket still holds follows without a pause
+        source.shut()
+        ids = [0]
+        with pytest.raises(SourceEndedError, match="takes no more frames"):  # noqa: PT012  (to the end)
+            while True:
+                ids.append(read(source).frame_id)
+        assert ids == list(range(300))
+        assert source.bound_endpoint is None
+        sender.setsockopt(zmq.LINGER, 0)
+
+
+def test_a_sender_that_never_pauses_does_not_hold_up_the_stop() -> None:
+    going = threading.Event()
+    sent: list[int] = []
+
+    def flood(endpoint: str | None) -> None:
+        with peer(zmq.PUSH, endpoint) as sender:
+            sender.setsockopt(zmq.LINGER, 0)
+            sender.setsockopt(zmq.SNDTIMEO, 100)
+            while not going.is_set():
+                with contextlib.suppress(zmq.Again):
+                    sender.send_multipart(message(len(sent)))
+                    sent.append(len(sent))
+
+    with opened() as source:
+        thread = threading.Thread(target=flood, args=(source.bound_endpoint,))
+        thread.start()
+        read(source)
+        source.shut()
+        ids = []
+        with pytest.raises(SourceEndedError):  # noqa: PT012  (to the end)
+            while True:
+                ids.append(read(source).frame_id)
+    going.set()
+    thread.join(20)
+    assert ids == list(range(1, len(ids) + 1))
+
+
+def test_a_live_source_that_is_shut_ends_at_once() -> None:
+    with opened("sub") as source:
+        source.shut()
+        with pytest.raises(SourceEndedError):
+            source.read(20.0)
 
 
 def test_an_endpoint_in_use_or_open_to_the_network_is_refused() -> None:

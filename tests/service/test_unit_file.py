@@ -32,6 +32,10 @@ def test_a_restart_is_not_tried_where_it_will_not_help() -> None:
     assert setting("Restart") == ["on-failure"]
 
 
+def test_a_reload_sends_the_signal_that_the_daemon_handles() -> None:
+    assert setting("ExecReload") == ["kill -HUP $MAINPID"]
+
+
 def test_systemd_waits_longer_than_a_stop_may_take() -> None:
     assert float(setting("TimeoutStopSec")[0]) > 2 * Settings.model_fields["stop_timeout_s"].default
 

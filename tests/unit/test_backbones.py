@@ -170,6 +170,21 @@ def test_a_truncated_model_is_refused(tiny_model: Path, tmp_path: Path) -> None:
     refusal(path)
 
 
+def test_a_byte_that_is_no_text_in_names_or_card_is_refused(tiny_model: Path, tmp_path: Path) -> None:
+    content = tiny_model.read_bytes()
+    card_at = content.rindex(b"edge_uad_card")
+    refused = 0
+    for position in range(card_at, len(content), 25):
+        damaged = bytearray(content)
+        damaged[position] = 0xFF
+        path = tmp_path / "damaged.onnx"
+        path.write_bytes(damaged)
+        with pytest.raises(ModelError, match=r"damaged\.onnx"):
+            open_backbone(path)
+        refused += 1
+    assert refused > 10
+
+
 def test_a_model_without_a_card_is_refused(tmp_path: Path) -> None:
     assert "carries no card" in refusal(drawn_model(tmp_path / "m.onnx", card=None))
 

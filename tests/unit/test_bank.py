@@ -142,6 +142,40 @@ def test_a_manifest_at_odds_with_its_bank_is_refused(tmp_path: Path, changed: di
         PatchBank.load(path)
 
 
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"threshold": float("nan")},
+        {"threshold": float("inf")},
+        {"threshold": -0.1},
+        {"top_ratio": 0.0},
+        {"top_ratio": float("nan")},
+        {"neighbours": 0},
+        {"bpm_kernel": 2},
+        {"bpm_kernel": 10**9 + 1},
+        {"bpm_threshold": 5.0},
+        {"false_alarm_rate": -3.0},
+        {"roi": (-5, -5, 0, 0)},
+    ],
+    ids=str,
+)
+def test_a_bank_by_which_everything_would_be_normal_is_refused(tmp_path: Path, changed: dict[str, object]) -> None:
+    random_bank(**changed).save(tmp_path / "b.safetensors")
+    with pytest.raises(BankError, match="damaged manifest"):
+        PatchBank.load(tmp_path / "b.safetensors")
+
+
+def test_a_bank_with_calibration_scores_that_are_no_numbers_is_refused(tmp_path: Path) -> None:
+    bank = random_bank()
+    bank.calibration[3] = np.nan
+    sealed = PatchBank.sealed(
+        patches=bank.patches, patch_image=bank.patch_image, calibration=bank.calibration, manifest=bank.manifest
+    )
+    sealed.save(tmp_path / "b.safetensors")
+    with pytest.raises(BankError, match="not finite"):
+        PatchBank.load(tmp_path / "b.safetensors")
+
+
 def test_a_place_that_cannot_hold_a_bank_is_refused_before_the_work(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="is a folder"):
         check_writable(tmp_path)
@@ -156,3 +190,15 @@ def test_a_failed_save_leaves_nothing_and_keeps_the_old_bank(tmp_path: Path) -> 
     with pytest.raises(UsageError, match="cannot be written"):
         random_bank().save(path)
     assert [entry.name for entry in tmp_path.iterdir()] == ["b.safetensors"]
+
+
+def test_soft_masking_multiplies_each_distance_by_its_weight() -> None:
+    bank = random_bank()
+    tokens = unit_rows(np.random.default_rng(3), 6, bank.patches.shape[1])
+    seen = Embedding(tokens=tokens, attention=np.ones(6, np.float32), grid_hw=(2, 3))
+    everything = np.ones(6, bool)
+    weight = np.linspace(0, 1, 6, dtype=np.float32)
+    plain = bank.distances(seen, PatchMask(foreground=everything, grid_hw=(2, 3)))
+    soft = bank.distances(seen, PatchMask(foreground=everything, grid_hw=(2, 3), weight=weight))
+    np.testing.assert_array_equal(soft.squared, plain.squared * weight)
+    np.testing.assert_array_equal(soft.nearest, plain.nearest)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from bank_tools.calibrate import cross_scores, fold_count, outliers, thin_out
+from bank_tools.calibrate import cross_distances, cross_scores, fold_count, outliers, thin_out
 from edge_uad.bank import PatchSearch
 from edge_uad.pipeline import ForegroundEmbedding
 from edge_uad.records import Embedding, PatchMask
@@ -76,3 +76,19 @@ def test_outliers_are_told_highest_first() -> None:
     scores = np.asarray([0.5, 0.52, 9.0, 0.49, 0.51, 2.0, 0.5, 0.53, 0.48, 0.47, 0.51, 0.52], np.float32)
     assert outliers(scores) == [2, 5]
     assert outliers(np.full(5, 0.3, np.float32)) == []
+
+
+def test_other_views_of_an_image_never_stand_in_the_bank_it_is_scored_against() -> None:
+    images = random_images(6, noise=0.5)
+    views = [view for image in images for view in (image, image)]
+    found = dict(cross_distances(views, coreset_ratio=1.0, seed=0, neighbours=1, views=2))
+    assert sorted(found) == list(range(6))
+    # each image's second view is its copy: were it in the bank, every distance would be 0
+    assert all(distances.squared.min() > 0.01 for distances in found.values())
+
+
+def test_views_of_the_other_images_stand_in_the_bank() -> None:
+    images = random_images(3, noise=0.5)
+    views = [images[0], images[1], images[1], images[0], images[2], images[2]]  # the first's twin is a view of another
+    found = dict(cross_distances(views, coreset_ratio=1.0, seed=0, neighbours=1, views=2))
+    np.testing.assert_allclose(found[0].squared, 0, atol=1e-5)

@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 
 from edge_uad.errors import EndpointError, SourceLostError
 from edge_uad.interfaces import FrameSource
-from edge_uad.records import StationState
+from edge_uad.records import AnyFrame, StationState
 from edge_uad.sources.capture import Backoff, Capture
 from edge_uad.sources.slot import BoundedQueue
-from tests.fakes import BlockedSource, ScriptedSource, frame, until
+from tests.fakes import BlockedSource, ScriptedSource, StuckCamera, frame, until
 
 QUICK = Backoff(first_s=0.001, max_s=0.002)
 PATIENCE_S = 20
@@ -140,6 +140,95 @@ def test_a_read_that_never_returns_is_told_by_join() -> None:
     assert not watched.capture.finished
     source.let_go.set()
     assert watched.capture.join(PATIENCE_S)
+
+
+def capture_of(source: FrameSource, **changed: float) -> tuple[Capture, BoundedQueue]:
+    lane = BoundedQueue(lambda: None, capacity=1000)
+    capture = Capture(station="line", source=source, lane=lane, backoff=QUICK, on_change=lambda: None, **changed)  # type: ignore[arg-type]
+    capture.start()
+    return capture, lane
+
+
+def test_a_read_that_never_returns_is_given_up_and_the_camera_opened_anew(caplog: pytest.LogCaptureFixture) -> None:
+    """Frames go on in their count; what comes back too late is dropped, counted, and its thread ends."""
+    camera = StuckCamera([3, 2])
+    capture, lane = capture_of(camera, replace_after_s=0.05)
+    ids: list[int] = []
+
+    def healed() -> bool:
+        capture.heal()
+        ids.extend(taken.frame_id for taken in iter(lane.take, None))
+        return len(ids) >= 20
+
+    until(healed)
+    assert ids == list(range(len(ids)))
+    assert capture.standing == (StationState.RUNNING, None)
+    assert (capture.hung, capture.reconnects) == (2, 2)
+    assert "is given up and opened anew (2 of 3 such threads)" in caplog.text
+    dropped = lane.counts().dropped
+    assert dropped == 0
+    camera.let_go.set()
+    until(lambda: capture.hung == 0)
+    until(lambda: lane.counts().dropped == 2)
+    capture.request_stop()
+    assert capture.join(PATIENCE_S)
+    assert min(camera.closed, camera.replacements[0].closed) >= 1
+
+
+def test_a_camera_that_always_hangs_leaves_a_bounded_number_of_threads() -> None:
+    before = threading.active_count()
+    camera = StuckCamera([0] * 20)
+    capture, _ = capture_of(camera, replace_after_s=0.02, max_hung=3)
+
+    def full() -> bool:
+        capture.heal()
+        return capture.hung == 3
+
+    until(full)
+    until(lambda: "has not answered for more than" in str(capture.standing[1]))
+    for _ in range(50):
+        capture.heal()
+    assert threading.active_count() == before + 4
+    assert capture.standing[0] is StationState.RECONNECTING
+    capture.request_stop()
+    assert not capture.join(0.01)
+    camera.let_go.set()
+    assert capture.join(PATIENCE_S)
+    assert threading.active_count() == before
+
+
+def test_a_source_that_cannot_be_replaced_is_only_told_of() -> None:
+    source = BlockedSource()
+    capture, _ = capture_of(source, replace_after_s=0.02)
+    assert source.blocked.wait(PATIENCE_S)
+    until(lambda: capture.standing[0] is StationState.RECONNECTING)
+    capture.heal()
+    assert capture.hung == 0
+    source.let_go.set()
+    capture.request_stop()
+    assert capture.join(PATIENCE_S)
+
+
+def test_a_stop_takes_what_the_source_has_taken_from_its_senders() -> None:
+    class Mailbox(ScriptedSource):
+        """Senders fill it; it gives nothing before it is shut."""
+
+        shut_at = -1
+
+        def shut(self) -> None:
+            self.shut_at = self.given
+
+        def read(self, timeout_s: float) -> AnyFrame | None:
+            return super().read(timeout_s) if self.shut_at >= 0 else None
+
+    mailbox = Mailbox([frame(0), frame(1), None, frame(2)])
+    capture, lane = capture_of(mailbox)
+    until(lambda: capture.standing[0] is StationState.RUNNING)
+    capture.request_stop()
+    assert capture.join(PATIENCE_S)
+    assert mailbox.shut_at == 0
+    assert [taken.frame_id for taken in iter(lane.take, None)] == [0, 1, 2]
+    assert capture.standing[0] is StationState.RUNNING  # the daemon says that it stops
 
 
 @given(first_s=st.floats(0.001, 10), ratio=st.floats(1, 1000), jitter=st.floats(0, 1), dice=st.lists(st.floats(0, 1)))

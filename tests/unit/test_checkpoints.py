@@ -228,7 +228,9 @@ def test_a_checkpoint_with_objects_is_refused_and_not_run(tmp_path: Path, capsys
     assert "loaded" not in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("content", [b"", b"hello", b"\x10\0\0\0\0\0\0\0{broken", b"PK\x03\x04" + bytes(40)])
+@pytest.mark.parametrize(
+    "content", [b"", b"hello", b"\x10\0\0\0\0\0\0\0{broken", b"PK\x03\x04" + bytes(40), b"ustar" * 300]
+)
 def test_damaged_files_are_refused(content: bytes, tmp_path: Path) -> None:
     path = tmp_path / "weights.safetensors"
     path.write_bytes(content)

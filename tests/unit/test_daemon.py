@@ -1,20 +1,15 @@
 """The daemon's promises, with the real inspector and threads: only camera, ViT and subscriber are fakes."""
 
+import contextlib
 import logging
 import socket
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
-from edge_uad.daemon import Daemon, StopSignals
 from edge_uad.errors import EndpointError, SourceLostError
-from edge_uad.interfaces import FrameSource
-from edge_uad.records import Decision, StationState, UnreadableFrame
-from edge_uad.sources.capture import Backoff
-from edge_uad.station import Mode, Station
+from edge_uad.records import Decision, StationState, StationStatus, UnreadableFrame
 from edge_uad.systemd import Notifier
 from tests.fakes import (
     GREEN,
@@ -24,65 +19,10 @@ from tests.fakes import (
     RecordingSink,
     ScriptedSource,
     frame,
-    green_inspector,
     until,
 )
-
-QUICK = Backoff(first_s=0.001, max_s=0.002)
-PATIENCE_S = 20
-
-
-class Line:
-    """A daemon over fakes, run in the test's thread or in one of its own."""
-
-    def __init__(
-        self,
-        *sources: FrameSource,
-        mode: Mode = "every",
-        backbone: FakeBackbone | None = None,
-        notifier: Notifier | None = None,
-        stop_timeout_s: float = PATIENCE_S,
-        queue_frames: int = 8,
-        sink: RecordingSink | None = None,
-    ) -> None:
-        wake = threading.Event()
-        names = ["line", *(f"line{number}" for number in range(2, len(sources) + 1))]
-        self.stop = StopSignals()
-        self.sink = sink or RecordingSink()
-        self.stations = [
-            Station(
-                name=name,
-                source=source,
-                inspector=green_inspector(backbone),
-                mode=mode,
-                wake=wake.set,
-                queue_frames=queue_frames,
-                backoff=QUICK,
-            )
-            for name, source in zip(names, sources, strict=True)
-        ]
-        self.daemon = Daemon(
-            stations=self.stations,
-            sink=self.sink,
-            wake=wake,
-            stop=self.stop,
-            notifier=notifier or Notifier({}),
-            stop_timeout_s=stop_timeout_s,
-        )
-
-    @contextmanager
-    def running(self) -> Iterator[None]:
-        """Run beside the test; at the end the daemon must have stopped with exit code 0."""
-        codes: list[int] = []
-        thread = threading.Thread(target=lambda: codes.append(self.daemon.run()))
-        thread.start()
-        try:
-            yield
-        finally:
-            if not self.stop.requested:
-                self.stop.note()
-            thread.join(PATIENCE_S)
-        assert codes == [0]
+from tests.lines import PATIENCE_S, Line
+from tests.sources import EndlessSource
 
 
 def test_one_verdict_for_each_frame_in_order_until_the_source_ends() -> None:
@@ -134,6 +74,21 @@ def test_a_sink_that_chokes_on_one_verdict_does_not_stop_the_line(caplog: pytest
         assert line.daemon.run() == 0
     assert [one.frame_id for one in line.sink.verdicts] == [0, 1]
     assert "could not be published in full" in caplog.text
+
+
+def test_a_sink_that_is_dead_ends_the_daemon_and_leaves_no_thread() -> None:
+    class DeadSink(RecordingSink):
+        def publish_status(self, status: StationStatus) -> None:
+            super().publish_status(status)
+            if len(self.statuses) > 2:
+                raise OSError("the socket is gone")
+
+    before = threading.active_count()
+    line = Line(EndlessSource(), sink=DeadSink())
+    with pytest.raises(OSError, match="the socket is gone"):
+        line.daemon.run()
+    assert line.sink.closed
+    assert threading.active_count() == before
 
 
 def test_with_latest_every_frame_is_judged_or_counted() -> None:
@@ -294,25 +249,32 @@ def test_the_service_manager_hears_of_it_in_order(tmp_path: Path) -> None:
     assert backbone.inferences == 3  # the warm-up and two frames
 
 
-def test_a_hung_inference_starves_the_watchdog(tmp_path: Path) -> None:
+@pytest.mark.parametrize("deadline_ms", [None, 1.0])
+def test_a_hung_inference_starves_the_watchdog(tmp_path: Path, deadline_ms: float | None) -> None:
+    """Even where the clock goes on giving verdicts."""
     hung, going = threading.Event(), threading.Event()
 
     def hang(inference: int) -> None:
-        if inference == 2:
+        if inference > 1:
             hung.set()
             going.wait(PATIENCE_S)
 
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
         manager.bind(str(tmp_path / "notify"))
         notifier = Notifier({"NOTIFY_SOCKET": str(tmp_path / "notify"), "WATCHDOG_USEC": "1"})
-        line = Line(ScriptedSource([frame(0)]), backbone=FakeBackbone(hang), notifier=notifier)
+        line = Line(EndlessSource(), backbone=FakeBackbone(hang), notifier=notifier, deadline_ms=deadline_ms)
         with line.running():
             assert hung.wait(PATIENCE_S)
             manager.setblocking(False)
             with pytest.raises(BlockingIOError):  # noqa: PT012  (empties what was sent before the hang)
                 while True:
                     manager.recv(4096)
-            manager.settimeout(0.3)
-            with pytest.raises(TimeoutError):
-                manager.recv(4096)
+            manager.settimeout(0.3)  # between two messages: there are none but those about the state
+            heard = []
+            with contextlib.suppress(TimeoutError):
+                while True:
+                    heard.append(manager.recv(4096).decode())
+            if deadline_ms is not None:
+                line.sink.wait_for(lambda: len(line.sink.verdicts) > 2)
+            assert [message for message in heard if not message.startswith("STATUS=")] == []
             going.set()

@@ -5,7 +5,7 @@ import socket
 import pytest
 import zmq
 
-from edge_uad.endpoints import bind, check_endpoint
+from edge_uad.endpoints import bind, check_endpoint, connect
 from edge_uad.errors import EndpointError
 
 
@@ -62,6 +62,13 @@ def test_the_network_needs_a_word(endpoint: str) -> None:
 def test_what_is_no_endpoint_is_refused_even_where_all_are_allowed(endpoint: str) -> None:
     with pytest.raises(EndpointError):
         check_endpoint(endpoint, insecure=True)
+
+
+@pytest.mark.parametrize("endpoint", ["tcp://*:5570", "tcp://127.0.0.1:*"])
+def test_an_address_to_bind_to_is_none_to_connect_to(endpoint: str) -> None:
+    refused = pytest.raises(EndpointError, match="cannot be connected to")
+    with zmq.Context() as context, context.socket(zmq.SUB) as subscriber, refused:
+        connect(subscriber, endpoint)
 
 
 @pytest.mark.parametrize("kind", ["tcp", "ipc"])

@@ -14,6 +14,7 @@ from edge_uad.scoring import (
     image_score,
     p_value,
     peak,
+    top_patches,
 )
 
 SCORES = st.lists(st.floats(0, 4, width=32), min_size=1, max_size=60)
@@ -46,6 +47,21 @@ def test_the_number_taken_rounds_half_to_even_and_is_at_least_one(n: int, ratio:
 def test_exactly_the_threshold_is_still_normal() -> None:
     assert decide(0.5, 0.5) is Decision.NORMAL
     assert decide(np.nextafter(0.5, 1), 0.5) is Decision.ANOMALOUS
+
+
+def test_no_number_is_never_normal() -> None:
+    assert decide(float("nan"), 0.5) is Decision.ANOMALOUS
+    assert decide(0.5, float("nan")) is Decision.ANOMALOUS
+
+
+@given(st.lists(st.floats(0, 4), min_size=20, max_size=20), st.floats(0.05, 1))
+def test_a_part_that_scores_as_the_threshold_is_normal_although_scores_are_kept_in_single_precision(
+    squared: list[float], ratio: float
+) -> None:
+    score = image_score(distances(*squared), top_ratio=ratio)
+    calibration = np.sort(np.asarray([0.0] * 18 + [score], np.float32))
+    assert decide(score, conformal_threshold(calibration, 0.05)) is Decision.NORMAL
+    assert p_value(score, calibration) > 0.05
 
 
 def test_heat_lies_where_the_distance_is_and_peaks_there() -> None:
@@ -98,3 +114,15 @@ def test_anomalous_means_a_p_value_within_the_asked_rate(scores: list[float], ra
         return
     anomalous = decide(score, conformal_threshold(calibration, rate)) is Decision.ANOMALOUS
     assert anomalous == (p_value(score, calibration) <= rate + 1e-9)
+
+
+@given(st.lists(st.floats(0, 4, width=32), min_size=1, max_size=40), st.floats(0.01, 1))
+def test_the_patches_named_are_those_that_make_the_score(squared: list[float], ratio: float) -> None:
+    found = distances(*squared)
+    chosen = top_patches(found, top_ratio=ratio)
+    assert len(set(chosen.tolist())) == len(chosen)
+    assert found.squared[chosen].mean(dtype=np.float64) == pytest.approx(image_score(found, top_ratio=ratio))
+
+
+def test_of_equal_patches_the_first_are_named() -> None:
+    assert top_patches(distances(1, 3, 3, 3), top_ratio=0.5).tolist() == [1, 2]

@@ -14,6 +14,7 @@ from edge_uad.wire import (
     ENCODINGS,
     RAW_CHANNELS,
     FrameMessage,
+    check_header,
     claimed_identity,
     decode_frame,
     decode_message,
@@ -205,3 +206,19 @@ def test_a_refused_message_still_says_which_part_it_meant() -> None:
 def test_another_schema_is_refused_with_the_remedy() -> None:
     with pytest.raises(FrameError, match=r"schema is 99.*same version on both sides"):
         decode_message([b"verdict/line", msgpack.packb({"schema": 99})])
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        {"decision": "normal", "station": "a", "captured_at_ns": 1, "threshold": 0.5, "latency_ms": 1.0},
+        {"decision": "normal", "station": "a", "frame_id": 1, "captured_at_ns": 1, "threshold": 0.5, "latency_ms": "1"},
+        {"state": "running", "station": "a"},
+        {"state": "running", "station": "a", "at_ns": 1, "last_frame_age_s": "old"},
+        {"state": "running", "station": "a", "at_ns": 1, "message": b"bytes"},
+        {"state": "running", "station": "a", "at_ns": 1, "unheard_of": b"bytes"},
+    ],
+)
+def test_a_header_that_cannot_be_shown_is_refused(header: dict[str, object]) -> None:
+    with pytest.raises(FrameError, match="a message"):
+        check_header(header)

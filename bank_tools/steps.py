@@ -1,0 +1,87 @@
+"""The finished steps of a long run, on disk: what was killed goes on where it was."""
+
+import hashlib
+import json
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.numpy import load, save
+
+from edge_uad.errors import UsageError
+
+_SUFFIX = ".safetensors"
+
+Tensors = dict[str, NDArray[Any]]
+
+
+class StepStore:
+    """Results by the digest of everything that decides them; a changed setting is another step.
+
+    Args:
+        folder: created where it is missing.
+
+    Raises:
+        UsageError: the folder cannot be made.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self.n_found = 0
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UsageError(f"the folder {folder} cannot be made: {error.strerror}; name another --out") from error
+
+    def get(self, key: str) -> Tensors | None:
+        """What a finished step left; None where it was never finished."""
+        try:
+            found: Tensors = load(self._path(key).read_bytes())
+        except (OSError, SafetensorError):
+            return None
+        self.n_found += 1
+        return found
+
+    def put(self, key: str, tensors: Tensors) -> None:
+        """Keep a finished step.
+
+        Raises:
+            UsageError: it cannot be written.
+        """
+        write_atomically(self._path(key), save({name: np.ascontiguousarray(one) for name, one in tensors.items()}))
+
+    def _path(self, key: str) -> Path:
+        return self._folder / f"{key}{_SUFFIX}"
+
+
+def digest_of(facts: object) -> str:
+    """SHA-256 of anything that JSON can say, the same for equal facts."""
+    return hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """A file that appears whole or not at all, and stays after a power cut.
+
+    Raises:
+        UsageError: it cannot be written.
+    """
+    try:
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
+        beside = Path(name)
+        try:
+            with os.fdopen(handle, "wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            beside.chmod(0o644)
+            beside.replace(path)
+        finally:
+            beside.unlink(missing_ok=True)
+    except OSError as error:
+        raise UsageError(
+            f"{path} cannot be written: {error.strerror}; free some space or name another --out"
+        ) from error

@@ -1,0 +1,220 @@
+"""``edge-uad ablate``: what each setting is worth on a dataset."""
+
+from dataclasses import dataclass, replace
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, TypedDict
+
+import typer
+
+from edge_uad.cli.console import TerminalProgress, stderr
+from edge_uad.cli.export import parse_layers
+from edge_uad.cli.measuring import (
+    BackboneOption,
+    CacheOption,
+    CategoriesOption,
+    GoodOption,
+    LayoutOption,
+    Machine,
+    RootArgument,
+    make_bench,
+    open_dataset,
+    print_tables,
+    tell_warnings,
+)
+from edge_uad.cli.model import EXPORT_PACKAGES, model_or_default
+from edge_uad.cli.options import (
+    BpmKernelOption,
+    BpmThresholdOption,
+    CoresetOption,
+    FalseAlarmRateOption,
+    GeometryOption,
+    NeighboursOption,
+    ProviderOption,
+    SearchDeviceOption,
+    ThreadsOption,
+    TopRatioOption,
+)
+from edge_uad.errors import MissingExtraError, UsageError
+from edge_uad.records import Geometry
+
+if TYPE_CHECKING:
+    from bank_tools.ablation import Point, Row
+    from bank_tools.build import Recipe
+    from bank_tools.evaluation import Bench
+    from edge_uad.interfaces import Backbone
+
+
+def ablate(
+    root: RootArgument,
+    *,
+    sweep: Annotated[
+        list[str],
+        typer.Option("--sweep", help="KNOB=VALUE,VALUE; may be given several times. A set of layers is 2+5+8 or 2-9."),
+    ],
+    grid: Annotated[bool, typer.Option("--grid", help="Every combination, instead of one knob at a time.")] = False,
+    categories: CategoriesOption = None,
+    layout: LayoutOption = "auto",
+    backbone: BackboneOption = None,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", help="Folder of results and finished steps.", show_default="evaluation/DATASET-ablate"),
+    ] = None,
+    good: GoodOption = None,
+    calibrate: Annotated[
+        bool, typer.Option("--calibrate/--no-calibrate", help="Calibrate thresholds too, at five searches or more.")
+    ] = False,
+    pixels: Annotated[bool, typer.Option("--pixels/--no-pixels", help="Compare heat with masks.")] = False,
+    coreset: CoresetOption = 0.1,
+    bpm_kernel: BpmKernelOption = None,
+    bpm_threshold: BpmThresholdOption = 0.1,
+    top_ratio: TopRatioOption = 0.05,
+    neighbours: NeighboursOption = 1,
+    geometry: GeometryOption = Geometry.STRETCH,
+    false_alarm_rate: FalseAlarmRateOption = 0.01,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Of the coreset and of every draw.")] = 0,
+    provider: ProviderOption = "cpu",
+    threads: ThreadsOption = 0,
+    search_device: SearchDeviceOption = "cpu",
+    cache_gib: CacheOption = 20.0,
+) -> None:
+    """Vary settings around a default: table, results.json, report.html. Embeddings are computed once per model.
+
+    Example: [bold]edge-uad ablate mvtec/ --sweep bpm-kernel=1,3,5,7 --sweep layers=2-9,11 --categories bottle[/bold]
+    """
+    from bank_tools.ablation import ablate as run
+    from bank_tools.ablation import parse_sweep, points_of
+    from bank_tools.build import Recipe
+    from bank_tools.evaluation_report import write_report
+    from bank_tools.results import check_out, write_results
+    from edge_uad.assemble import load_backbone
+    from edge_uad.masking import default_kernel
+
+    sweeps = [parse_sweep(text) for text in sweep]
+    points = points_of(sweeps, grid=grid)
+    dataset = open_dataset(root, layout, categories)
+    out = out or Path("evaluation") / f"{dataset.name}-ablate"
+    check_out(out)
+    model = load_backbone(model_or_default(backbone), provider=provider, threads=threads)
+    recipe = Recipe(
+        geometry=geometry,
+        bpm_kernel=default_kernel(model.card.grid_hw) if bpm_kernel is None else bpm_kernel,
+        bpm_threshold=bpm_threshold,
+        top_ratio=top_ratio,
+        neighbours=neighbours,
+        coreset_ratio=coreset,
+        false_alarm_rate=false_alarm_rate,
+        seed=seed,
+        search_device=search_device,
+    )
+    workshop = _Workshop(
+        model=model,
+        recipe=recipe,
+        kernel_follows_grid=bpm_kernel is None,
+        machine=Machine(provider=provider, search_device=search_device, cache_gib=cache_gib, out=out),
+        threads=threads,
+        progress=TerminalProgress(),
+        pixels=pixels,
+        calibrated=calibrate,
+    )
+    for point in points:
+        _check(point, recipe, model)
+    outcome = run(dataset, sweeps, points, workshop.bench_for, n_good=good, on_row=_tell_row)
+    default = workshop.bench_for(points[0])
+    write_results(outcome, default, out / "results.json")
+    write_report(outcome, default, out / "report.html")
+    tell_warnings(outcome.warnings)
+    print_tables(outcome.tables)
+    stderr.print(f"results: {out / 'results.json'}, report: {out / 'report.html'}", markup=False, highlight=False)
+
+
+@dataclass(slots=True, kw_only=True)
+class _Workshop:
+    """Makes the bench of each point; holds one other model beside the default one."""
+
+    model: "Backbone"
+    recipe: "Recipe"
+    kernel_follows_grid: bool
+    machine: Machine
+    threads: int
+    progress: TerminalProgress
+    pixels: bool
+    calibrated: bool
+    other: "tuple[dict[str, str], Backbone] | None" = None
+
+    def bench_for(self, point: "Point") -> "Bench":
+        """The bench of one point."""
+        from bank_tools.measure import Variant
+        from edge_uad.masking import default_kernel
+
+        model = self._model_for(point)
+        recipe = self.recipe
+        if self.kernel_follows_grid:
+            recipe = replace(recipe, bpm_kernel=default_kernel(model.card.grid_hw))
+        return make_bench(
+            model,
+            point.applied(Variant(recipe=recipe)),
+            self.machine,
+            progress=self.progress,
+            pixels=self.pixels,
+            calibrated=self.calibrated,
+        )
+
+    def _model_for(self, point: "Point") -> "Backbone":
+        changes = point.model_changes()
+        if not changes:
+            return self.model
+        if self.other is None or self.other[0] != changes:
+            from edge_uad.assemble import load_backbone
+
+            path = _variant_path(self.model, changes)
+            self.other = changes, load_backbone(path, provider=self.machine.provider, threads=self.threads)
+        return self.other[1]
+
+
+def _variant_path(model: "Backbone", changes: dict[str, str]) -> Path:
+    from export.variants import provide_variant
+
+    return provide_variant(model.card, **_model_settings(changes), console=stderr)
+
+
+class _ModelSettings(TypedDict, total=False):
+    layers: tuple[int, ...]
+    attention_layer: int
+    input_px: int
+
+
+def _model_settings(changes: dict[str, str]) -> _ModelSettings:
+    settings: _ModelSettings = {}
+    if "layers" in changes:
+        settings["layers"] = parse_layers(changes["layers"].replace("+", ","))
+    if "attention-layer" in changes:
+        settings["attention_layer"] = _whole("attention-layer", changes)
+    if "input" in changes:
+        settings["input_px"] = _whole("input", changes)
+    return settings
+
+
+def _whole(knob: str, changes: dict[str, str]) -> int:
+    if not changes[knob].isdecimal():
+        raise UsageError(f"--sweep {knob} has the value {changes[knob]!r}; use whole numbers")
+    return int(changes[knob])
+
+
+def _check(point: "Point", recipe: "Recipe", model: "Backbone") -> None:
+    """Refuse what cannot be measured before the first hour of work."""
+    from bank_tools.measure import Variant
+
+    point.applied(Variant(recipe=recipe))
+    point.n_good(None)
+    if changes := point.model_changes():
+        _model_settings(changes)
+        if any(find_spec(name) is None for name in EXPORT_PACKAGES):
+            raise MissingExtraError(f"sweeping {', '.join(changes)}", "export")
+        from export.variants import require_named
+
+        require_named(model.card)
+
+
+def _tell_row(row: "Row") -> None:
+    stderr.print(f"{row.point.label}: image AUROC {row.mean('image', 'auroc')}", markup=False, highlight=False)

@@ -1,0 +1,159 @@
+"""``edge-uad evaluate``: a dataset in, every metric of a task out."""
+
+import json
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from edge_uad.cli.console import TerminalProgress, console, stderr
+from edge_uad.cli.measuring import (
+    BackboneOption,
+    CacheOption,
+    CategoriesOption,
+    GoodOption,
+    LayoutOption,
+    Machine,
+    RootArgument,
+    make_bench,
+    open_dataset,
+    print_tables,
+    tell_category,
+    tell_warnings,
+    whole_numbers,
+)
+from edge_uad.cli.model import model_or_default
+from edge_uad.cli.options import (
+    BpmKernelOption,
+    BpmThresholdOption,
+    CoresetOption,
+    FalseAlarmRateOption,
+    GeometryOption,
+    JsonOption,
+    NeighboursOption,
+    ProviderOption,
+    RoiOption,
+    SearchDeviceOption,
+    ThreadsOption,
+    TopRatioOption,
+    parse_roi,
+)
+from edge_uad.records import Geometry
+
+if TYPE_CHECKING:
+    from bank_tools.datasets import Dataset
+    from bank_tools.evaluation import Bench
+    from bank_tools.results import Outcome
+
+
+class Task(StrEnum):
+    """What is asked (ALGORITHM §6)."""
+
+    DEFECT = "defect"
+    SEMANTIC = "semantic"
+    MULTI_CLASS = "multi-class"
+    LOW_SHOT = "low-shot"
+    CLUSTER = "cluster"
+
+
+def evaluate(
+    root: RootArgument,
+    *,
+    task: Annotated[Task, typer.Option("--task", help="What is measured.")] = Task.DEFECT,
+    categories: CategoriesOption = None,
+    layout: LayoutOption = "auto",
+    backbone: BackboneOption = None,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", help="Folder of results and finished steps.", show_default="evaluation/DATASET-TASK"),
+    ] = None,
+    good: GoodOption = None,
+    shots: Annotated[
+        str, typer.Option("--shots", help="Numbers of good images, for the task low-shot.")
+    ] = "1,2,5,10,16,50",
+    seeds: Annotated[int, typer.Option("--seeds", min=1, help="Draws of each number, for the task low-shot.")] = 3,
+    pixels: Annotated[bool, typer.Option("--pixels/--no-pixels", help="Compare heat with masks.")] = True,
+    coreset: CoresetOption = 0.1,
+    bpm_kernel: BpmKernelOption = None,
+    bpm_threshold: BpmThresholdOption = 0.1,
+    top_ratio: TopRatioOption = 0.05,
+    neighbours: NeighboursOption = 1,
+    geometry: GeometryOption = Geometry.STRETCH,
+    roi: RoiOption = None,
+    turn_good: Annotated[
+        bool, typer.Option("--turn-good", help="Learn each good image in all four orientations.")
+    ] = False,
+    false_alarm_rate: FalseAlarmRateOption = 0.01,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Of the coreset and of every draw.")] = 0,
+    provider: ProviderOption = "cpu",
+    threads: ThreadsOption = 0,
+    search_device: SearchDeviceOption = "cpu",
+    cache_gib: CacheOption = 20.0,
+    as_json: JsonOption = False,
+) -> None:
+    """Measure the method on a dataset: table, results.json, report.html. Killed and started again, it goes on.
+
+    Example: [bold]edge-uad evaluate mvtec/ --task defect --categories bottle,screw --out runs/mvtec[/bold]
+    """
+    from bank_tools.build import Recipe
+    from bank_tools.evaluation_report import write_report
+    from bank_tools.measure import Variant
+    from bank_tools.results import check_out, write_results
+    from edge_uad.assemble import load_backbone
+    from edge_uad.masking import default_kernel
+
+    numbers = whole_numbers(shots, "--shots")
+    box = parse_roi(roi)
+    dataset = open_dataset(root, layout, categories)
+    out = out or Path("evaluation") / f"{dataset.name}-{task}"
+    check_out(out)
+    model = load_backbone(model_or_default(backbone), provider=provider, threads=threads)
+    recipe = Recipe(
+        geometry=geometry,
+        roi=box,
+        bpm_kernel=default_kernel(model.card.grid_hw) if bpm_kernel is None else bpm_kernel,
+        bpm_threshold=bpm_threshold,
+        top_ratio=top_ratio,
+        neighbours=neighbours,
+        coreset_ratio=coreset,
+        false_alarm_rate=false_alarm_rate,
+        seed=seed,
+        search_device=search_device,
+    )
+    bench = make_bench(
+        model,
+        Variant(recipe=recipe, turned=turn_good),
+        Machine(provider=provider, search_device=search_device, cache_gib=cache_gib, out=out),
+        progress=TerminalProgress(),
+        pixels=pixels and task is not Task.LOW_SHOT,
+        calibrated=task is not Task.CLUSTER,
+        on_category=tell_category,
+    )
+    outcome = _run(task, dataset, bench, good=good, shots=numbers, seeds=seeds)
+    write_results(outcome, bench, out / "results.json")
+    write_report(outcome, bench, out / "report.html")
+    tell_warnings(outcome.warnings)
+    if as_json:
+        console.print_json(json.dumps(json.loads((out / "results.json").read_text(encoding="utf-8"))))
+    else:
+        print_tables(outcome.tables)
+    if bench.steps.n_found:
+        stderr.print(f"{bench.steps.n_found} steps were kept from before", highlight=False)
+    stderr.print(f"results: {out / 'results.json'}, report: {out / 'report.html'}", markup=False, highlight=False)
+
+
+def _run(
+    task: Task, dataset: "Dataset", bench: "Bench", *, good: int | None, shots: tuple[int, ...], seeds: int
+) -> "Outcome":
+    from bank_tools.tasks import all_in_one, clusters, each_category, few_good
+
+    match task:
+        case Task.DEFECT | Task.SEMANTIC:
+            return each_category(dataset, bench, n_good=good, task=task.value)
+        case Task.MULTI_CLASS:
+            return all_in_one(dataset, bench, n_good=good)
+        case Task.LOW_SHOT:
+            return few_good(dataset, bench, shots=shots, n_seeds=seeds)
+        case Task.CLUSTER:
+            return clusters(dataset, bench, n_good=good)

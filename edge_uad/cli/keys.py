@@ -1,0 +1,34 @@
+"""``edge-uad keys``: who may connect, proved by key files."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from edge_uad.cli.console import stderr
+
+
+def keys(
+    folder: Annotated[Path, typer.Argument(help="Where the two files go; made, private, where it is missing.")],
+    *,
+    name: Annotated[str, typer.Option("--name", help="The files' name: whose key it is.")] = "line",
+) -> None:
+    """Make a pair of CURVE key files: NAME.key to share, NAME.key_secret to keep (mode 0600).
+
+    The daemon and every client each get their own pair. The daemon's config names its secret file and a folder with
+    the clients' public files (curve: server_key, client_keys); a client names the daemon's public file and its own
+    secret one (--server-key, --client-key).
+
+    Example: [bold]edge-uad keys /etc/edge-uad/keys --name line[/bold]
+    """
+    from edge_uad.curve import write_key_pair
+
+    public, secret = write_key_pair(folder, name)
+    typer.echo(public)
+    typer.echo(secret)
+    stderr.print(
+        f"share {public.name} with the other side; keep {secret.name} where only its owner can read it",
+        markup=False,
+        highlight=False,
+        soft_wrap=True,
+    )

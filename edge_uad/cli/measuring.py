@@ -1,0 +1,155 @@
+"""What ``evaluate`` and ``ablate`` share: options, the bench they measure on, tables on the terminal."""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from edge_uad.cache import cache_dir
+from edge_uad.cli.console import console, stderr, warn
+from edge_uad.cli.options import Provider, SearchDevice
+from edge_uad.errors import UsageError
+
+if TYPE_CHECKING:
+    from bank_tools.datasets import Dataset
+    from bank_tools.evaluation import Bench, CategoryResult
+    from bank_tools.measure import Variant
+    from bank_tools.progress import Progress
+    from bank_tools.results import ResultTable
+    from edge_uad.interfaces import Backbone
+
+GIB = 2**30
+SHOWN_WARNINGS = 20
+
+RootArgument = Annotated[Path, typer.Argument(help="The dataset's folder.")]
+CategoriesOption = Annotated[
+    str | None, typer.Option("--categories", help="Names, by commas.", show_default="all of them")
+]
+LayoutOption = Annotated[
+    str, typer.Option("--layout", help="How the tree is laid out; mvtec and classes fit any folders laid out so.")
+]
+BackboneOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--backbone", "--model", help="Model file of edge-uad export.", show_default="the default backbone in the cache"
+    ),
+]
+GoodOption = Annotated[
+    int | None,
+    typer.Option("--good", min=1, help="Learn from so many good images, by the seed.", show_default="all"),
+]
+CacheOption = Annotated[
+    float, typer.Option("--cache-gib", min=0, help="How much disk embeddings may take; 0 keeps none.")
+]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Machine:
+    """Where things run, and where they are kept."""
+
+    provider: Provider
+    search_device: SearchDevice
+    cache_gib: float
+    out: Path
+
+
+def open_dataset(root: Path, layout: str, categories: str | None) -> "Dataset":
+    """Read the tree and tell what is odd.
+
+    Raises:
+        UsageError: it cannot be read so.
+    """
+    from bank_tools.datasets import read_dataset
+
+    wanted = None if categories is None else [name.strip() for name in categories.split(",") if name.strip()]
+    return read_dataset(root, layout=layout, categories=wanted)
+
+
+def make_bench(
+    backbone: "Backbone",
+    variant: "Variant",
+    machine: Machine,
+    *,
+    progress: "Progress",
+    pixels: bool,
+    calibrated: bool = True,
+    on_category: "Callable[[CategoryResult], None]" = lambda _: None,
+) -> "Bench":
+    """The stages, the cache and the kept steps."""
+    from bank_tools.embedding_cache import EmbeddingCache
+    from bank_tools.evaluation import Bench
+    from bank_tools.looking import Looker
+    from bank_tools.steps import StepStore
+    from edge_uad.assemble import make_embedder
+
+    recipe = variant.recipe
+    embedder = make_embedder(
+        backbone,
+        geometry=recipe.geometry,
+        roi=recipe.roi,
+        bpm_kernel=recipe.bpm_kernel,
+        bpm_threshold=recipe.bpm_threshold,
+        bpm_soft=variant.bpm_soft,
+    )
+    max_bytes = round(machine.cache_gib * GIB)
+    cache = EmbeddingCache(cache_dir() / "embeddings", max_bytes=max_bytes) if max_bytes else None
+    looker = Looker(embedder, preprocessing=f"{recipe.geometry} {recipe.roi}", runtime=machine.provider, cache=cache)
+    return Bench(
+        looker=looker,
+        steps=StepStore(machine.out / "steps"),
+        progress=progress,
+        variant=variant,
+        pixels=pixels,
+        calibrated=calibrated,
+        on_category=on_category,
+    )
+
+
+def tell_category(result: "CategoryResult") -> None:
+    """One line when a category is done."""
+    from bank_tools.metrics import show
+
+    stderr.print(
+        f"{result.name}: image AUROC {show(result.image.auroc)}, {result.n_good} good, {len(result.judged)} test",
+        markup=False,
+        highlight=False,
+    )
+
+
+def tell_warnings(warnings: Sequence[str]) -> None:
+    """What was odd, as far as anybody will read it; all of it stands in the results."""
+    for text in warnings[:SHOWN_WARNINGS]:
+        warn(text)
+    if len(warnings) > SHOWN_WARNINGS:
+        warn(f"… and {len(warnings) - SHOWN_WARNINGS} more, in results.json")
+
+
+def print_tables(tables: "Iterable[ResultTable]") -> None:
+    """Aligned columns on stdout; the first to the left, figures to the right."""
+    for table in tables:
+        widths = [max(map(len, column)) for column in zip(table.columns, *table.rows, strict=True)]
+        console.print(table.title, style="bold", markup=False, highlight=False)
+        for row in (table.columns, *table.rows):
+            first, *others = (
+                cell.ljust(width) if index == 0 else cell.rjust(width)
+                for index, (cell, width) in enumerate(zip(row, widths, strict=True))
+            )
+            console.print("  ".join([first, *others]).rstrip(), markup=False, highlight=False)
+        console.print()
+
+
+def whole_numbers(text: str, option: str) -> tuple[int, ...]:
+    """``1,2,5`` → (1, 2, 5), ascending, each once.
+
+    Raises:
+        UsageError: something else.
+    """
+    try:
+        numbers = sorted({int(part) for part in text.split(",")})
+    except ValueError:
+        numbers = []
+    if not numbers or numbers[0] < 1:
+        raise UsageError(f"{option} is {text!r}; give whole numbers from 1 by commas, such as 1,2,5,10")
+    return tuple(numbers)

@@ -1,0 +1,51 @@
+"""Any message is a frame or a reason, and nothing worse: the way from the wire to pixels.
+
+Half of the inputs are arbitrary parts, the other half a right header over an arbitrary payload, so that the picture
+decoders are reached as well.
+"""
+
+import sys
+
+import atheris
+import msgpack
+
+with atheris.instrument_imports(include=["edge_uad", "PIL"]):
+    from edge_uad.errors import FrameError
+    from edge_uad.sources.zmq import _picture
+    from edge_uad.wire import ENCODINGS, claimed_identity, decode_frame, decode_message
+
+MAX_PIXELS = 1_000_000
+STARTS = (b"", b"\xff\xd8\xff\xe0\x00\x10JFIF\x00", b"\x89PNG\r\n\x1a\n\x00\x00\x00\rIHDR", b"\x89PNG\r\n\x1a\n")
+
+
+def parts_of(given: atheris.FuzzedDataProvider) -> list[bytes]:
+    """A message."""
+    if given.ConsumeBool():
+        return [given.ConsumeBytes(given.ConsumeIntInRange(0, 300)) for _ in range(given.ConsumeIntInRange(0, 4))]
+    header = {
+        "frame_id": given.ConsumeInt(8),
+        "part_id": given.ConsumeUnicodeNoSurrogates(20) or None,
+        "captured_at_ns": given.ConsumeInt(8),
+        "encoding": given.PickValueInList(list(ENCODINGS)),
+        "height": given.ConsumeIntInRange(0, 70_000),
+        "width": given.ConsumeIntInRange(0, 70_000),
+    }
+    payload = given.PickValueInList(list(STARTS)) + given.ConsumeBytes(4000)
+    return [b"line", msgpack.packb(header), payload]
+
+
+def one_input(content: bytes) -> None:
+    """What the fuzzer calls; any exception but FrameError is a find."""
+    parts = parts_of(atheris.FuzzedDataProvider(content))
+    claimed_identity(parts)
+    for decode in (decode_message, lambda message: _picture(decode_frame(message), MAX_PIXELS)):
+        try:
+            decode(parts)
+        except FrameError as error:
+            if not str(error) or "\n" in str(error):
+                raise AssertionError("a reason is one line") from error
+
+
+if __name__ == "__main__":
+    atheris.Setup(sys.argv, one_input)
+    atheris.Fuzz()

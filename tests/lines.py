@@ -1,0 +1,84 @@
+"""A daemon over fakes, run in the test's thread or in one of its own."""
+
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from edge_uad.daemon import Daemon, Signals
+from edge_uad.interfaces import FrameSource
+from edge_uad.pipeline import Inspector
+from edge_uad.sources.capture import Backoff
+from edge_uad.station import Mode, Station
+from edge_uad.swap import BankWatch
+from edge_uad.systemd import Notifier
+from tests.fakes import FakeBackbone, RecordingSink, green_inspector
+
+QUICK = Backoff(first_s=0.001, max_s=0.002)
+PATIENCE_S = 20
+
+
+class Line:
+    """Stations named line, line2, … and their daemon, not running yet."""
+
+    def __init__(
+        self,
+        *sources: FrameSource,
+        mode: Mode = "every",
+        backbone: FakeBackbone | None = None,
+        notifier: Notifier | None = None,
+        stop_timeout_s: float = PATIENCE_S,
+        queue_frames: int = 8,
+        sink: RecordingSink | None = None,
+        inspector: Inspector | None = None,
+        deadline_ms: float | Sequence[float | None] | None = None,
+        bank: Path | None = None,
+        banks: BankWatch | None = None,
+        wake: threading.Event | None = None,
+        max_batch: int = 1,
+        max_wait_ms: float = 0.0,
+    ) -> None:
+        wake = wake or threading.Event()
+        names = ["line", *(f"line{number}" for number in range(2, len(sources) + 1))]
+        deadlines_ms = deadline_ms if isinstance(deadline_ms, Sequence) else [deadline_ms] * len(sources)
+        self.stop = Signals()
+        self.sink = sink or RecordingSink()
+        self.stations = [
+            Station(
+                name=name,
+                source=source,
+                inspector=inspector or green_inspector(backbone),
+                mode=mode,
+                wake=wake.set,
+                queue_frames=queue_frames,
+                backoff=QUICK,
+                deadline_ms=one_deadline_ms,
+                bank=bank,
+            )
+            for name, source, one_deadline_ms in zip(names, sources, deadlines_ms, strict=True)
+        ]
+        self.daemon = Daemon(
+            stations=self.stations,
+            sink=self.sink,
+            wake=wake,
+            stop=self.stop,
+            notifier=notifier or Notifier({}),
+            banks=banks,
+            max_batch=max_batch,
+            max_wait_ms=max_wait_ms,
+            stop_timeout_s=stop_timeout_s,
+        )
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        """Run beside the test; at the end the daemon must have stopped with exit code 0."""
+        codes: list[int] = []
+        thread = threading.Thread(target=lambda: codes.append(self.daemon.run()))
+        thread.start()
+        try:
+            yield
+        finally:
+            if not self.stop.requested:
+                self.stop.note()
+            thread.join(PATIENCE_S)
+        assert codes == [0]

@@ -1,0 +1,222 @@
+"""A daemon that writes down what it says and keeps what it rejects; and the judging again of what it kept."""
+
+import json
+import os
+import signal
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from edge_uad.assemble import load_backbone, load_inspector
+from edge_uad.audit import read_entries
+from edge_uad.bank import PatchBank
+from edge_uad.errors import ArtefactError
+from tests.conftest import edge_uad
+from tests.fakes import until
+from tests.processes import Running
+
+REPO = Path(__file__).parents[2]
+
+
+def config_for(folder: Path, source: object, bank: Path, model: Path, *more: str) -> Path:
+    config = folder / "line.yaml"
+    lines = [
+        f"stations: [{{name: line, source: '{source}', bank: {bank}}}]",
+        f"model: {model}",
+        "threads: 1",
+        "publish: {endpoint: 'tcp://127.0.0.1:*'}",
+        *more,
+    ]
+    config.write_text("\n".join(lines) + "\n")
+    return config
+
+
+@pytest.fixture(scope="module")
+def kept(
+    tmp_path_factory: pytest.TempPathFactory, tiny_model: Path, tiny_bank: Path, good_parts: Path, scratched_parts: Path
+) -> Path:
+    """A folder with the log and the evidence of 5 good parts, 4 scratched ones and a torn file."""
+    folder = tmp_path_factory.mktemp("kept")
+    (folder / "parts").mkdir()
+    for index in range(5):
+        (folder / "parts" / f"a{index}.png").symlink_to(good_parts / f"{index}.png")
+    for index in range(4):
+        (folder / "parts" / f"b{index}.png").symlink_to(scratched_parts / f"{index}.png")
+    (folder / "parts" / "c.png").write_bytes((good_parts / "0.png").read_bytes()[:500])
+    more = ("audit: {file: log.jsonl}", "evidence: {folder: evidence}")
+    done = edge_uad("serve", "--config", config_for(folder, folder / "parts", tiny_bank, tiny_model, *more))
+    assert "10 frames judged: 5 normal, 4 anomalous, 1 invalid" in done.stderr
+    return folder
+
+
+def test_every_verdict_is_logged_and_the_rejected_frames_are_kept(kept: Path, tiny_bank: Path) -> None:
+    entries = [entry for _, entry in read_entries(kept / "log.jsonl")]
+    assert [entry["part_id"] for entry in entries] == [
+        *(f"a{n}.png" for n in range(5)),
+        *(f"b{n}.png" for n in range(4)),
+        "c.png",
+    ]
+    assert [entry["evidence"] is not None for entry in entries] == [False] * 5 + [True] * 4 + [False]
+    assert {entry["bank_id"] for entry in entries} == {PatchBank.load(tiny_bank).manifest.bank_id}
+    for entry in entries[5:9]:
+        with Image.open(kept / "evidence" / entry["evidence"]) as image:
+            original = np.asarray(Image.open(kept / "parts" / entry["part_id"]))
+            assert np.array_equal(np.asarray(image), original)
+
+
+def test_replay_finds_nothing_changed_by_the_same_bank(kept: Path, tiny_bank: Path, tiny_model: Path) -> None:
+    done = edge_uad("replay", kept / "log.jsonl", "--bank", tiny_bank, "--model", tiny_model, "--json")
+    assert "10 verdicts: 0 changed, 0 altered, 6 not kept, 4 same" in done.stderr
+    lines = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [line["outcome"] for line in lines] == ["not kept"] * 5 + ["same"] * 4 + ["not kept"]
+    assert all(line["now"]["score"] == pytest.approx(line["logged"]["score"], abs=1e-6) for line in lines[5:9])
+
+
+def test_replay_tells_what_another_bank_says_and_exits_with_4(
+    kept: Path, tiny_model: Path, scratched_parts: Path, tmp_path: Path
+) -> None:
+    """A bank that was built from scratched parts takes them for good."""
+    other = tmp_path / "other.safetensors"
+    edge_uad("build-bank", scratched_parts, "--model", tiny_model, "--out", other, "--false-alarm-rate", 0.3)
+    done = edge_uad("replay", kept / "log.jsonl", "--bank", other, "--model", tiny_model, expect=4)
+    changed = [line for line in done.stdout.splitlines() if line.startswith("changed")]
+    assert changed
+    assert all("anomalous" in line and "→ normal" in line for line in changed)
+    assert f"{len(changed)} changed" in done.stderr
+
+
+def test_replay_finds_a_kept_frame_that_was_altered(
+    kept: Path, tiny_bank: Path, tiny_model: Path, tmp_path: Path
+) -> None:
+    copy = tmp_path / "evidence"
+    (copy / "line").mkdir(parents=True)
+    files = sorted((kept / "evidence" / "line").iterdir())
+    for path in files[1:]:
+        (copy / "line" / path.name).write_bytes(path.read_bytes())
+    altered = np.asarray(Image.open(files[1])).copy()
+    altered[0, 0, 0] ^= 1
+    Image.fromarray(altered).save(copy / "line" / files[1].name)
+    (copy / "line" / files[2].name).write_bytes(b"torn")
+    told = edge_uad(
+        "replay", kept / "log.jsonl", "--bank", tiny_bank, "--model", tiny_model, "--evidence", copy, expect=4
+    )
+    assert "0 changed, 2 altered, 7 not kept, 1 same" in told.stderr
+    assert "is not the frame that was judged" in told.stdout
+
+
+def test_replay_does_not_look_outside_the_evidence_folder(
+    kept: Path, tiny_bank: Path, tiny_model: Path, tmp_path: Path
+) -> None:
+    entries = [entry for _, entry in read_entries(kept / "log.jsonl")]
+    outside = {
+        **entries[5],
+        "evidence": os.path.relpath(kept / "evidence" / entries[5]["evidence"], tmp_path / "evidence"),
+    }
+    (tmp_path / "log").write_text(json.dumps(outside) + "\n")
+    (tmp_path / "evidence").mkdir()
+    done = edge_uad("replay", tmp_path / "log", "--bank", tiny_bank, "--model", tiny_model)
+    assert "1 verdicts: 0 changed, 0 altered, 1 not kept, 0 same" in done.stderr
+
+
+def test_what_was_no_picture_is_kept_as_it_came(
+    tmp_path_factory: pytest.TempPathFactory, tiny_model: Path, tiny_bank: Path, good_parts: Path
+) -> None:
+    folder = tmp_path_factory.mktemp("torn")
+    torn = folder / "torn.png"
+    torn.write_bytes((good_parts / "0.png").read_bytes()[:500])
+    more = ("audit: {file: log.jsonl}", "evidence: {folder: evidence}")
+    config = config_for(folder, f"ipc://{folder}/in", tiny_bank, tiny_model, *more)
+    with Running.edge_uad("serve", "--config", config) as daemon:
+        edge_uad("send", torn, "--to", f"ipc://{folder}/in")
+        until(lambda: (folder / "log.jsonl").exists() and (folder / "log.jsonl").stat().st_size > 0)
+        daemon.signal(signal.SIGTERM)
+        daemon.ends(code=0)
+    [(_, entry)] = read_entries(folder / "log.jsonl")
+    assert entry["decision"] == "invalid"
+    assert (folder / "evidence" / entry["evidence"]).read_bytes() == torn.read_bytes()
+    done = edge_uad("replay", folder / "log.jsonl", "--bank", tiny_bank, "--model", tiny_model)
+    assert "1 verdicts: 0 changed, 0 altered, 0 not kept, 1 same" in done.stderr
+    (folder / "evidence" / entry["evidence"]).write_bytes(b"other")
+    edge_uad("replay", folder / "log.jsonl", "--bank", tiny_bank, "--model", tiny_model, expect=4)
+
+
+FULL_DISK = """
+import resource, sys
+from edge_uad.cli import main
+room = int(sys.argv.pop(1))
+resource.setrlimit(resource.RLIMIT_FSIZE, (room, resource.RLIM_INFINITY))
+main()
+"""
+
+
+def test_a_full_disk_stops_the_log_and_not_the_line(
+    tmp_path_factory: pytest.TempPathFactory, tiny_model: Path, tiny_bank: Path, good_parts: Path
+) -> None:
+    """The daemon may write files of 4 KiB at most: the kernel says no after a few verdicts."""
+    folder = tmp_path_factory.mktemp("full")
+    frames_in = f"ipc://{folder}/in"
+    more = ("audit: {file: log.jsonl}", "evidence: {folder: evidence, decisions: [normal]}")
+    config = config_for(folder, frames_in, tiny_bank, tiny_model, *more)
+    with Running("-c", FULL_DISK, 4096, "serve", "--config", config) as daemon:
+        endpoint = daemon.wait_for(r"verdicts on (\S+)")[1]
+        with Running.edge_uad("watch", endpoint, "--json") as watch:
+            watch.wait_for('"state": "running"')
+            edge_uad("send", good_parts, "--to", frames_in, "--rate", 50)
+            watch.wait_for("the audit log has stopped: File too large; evidence is not kept: File too large")
+            watch.wait_for('"frame_id": 23')
+            watch.signal(signal.SIGINT)
+            watch.ends(code=0)
+        daemon.signal(signal.SIGTERM)
+        daemon.ends(code=0)
+    assert "24 frames judged: 24 normal, 0 anomalous, 0 invalid; 0 dropped" in daemon.everything
+    assert "has stopped: File too large; inspection goes on" in daemon.everything
+    whole = [entry["frame_id"] for _, entry in read_entries(folder / "log.jsonl")]
+    assert whole == list(range(len(whole)))
+    assert 0 < len(whole) < 24
+    assert list((folder / "evidence").rglob("*.p*")) == []
+
+
+def test_a_log_that_cannot_be_written_is_refused_at_the_start(
+    tmp_path: Path, tiny_model: Path, tiny_bank: Path, good_parts: Path
+) -> None:
+    (tmp_path / "log.jsonl").write_text("notes\n")
+    config = config_for(tmp_path, good_parts, tiny_bank, tiny_model, "audit: {file: log.jsonl}")
+    assert "log.jsonl is not an audit log of edge-uad" in edge_uad("serve", "--config", config, expect=2).stderr
+
+
+def test_banks_and_model_must_lie_in_artefacts_dir_where_one_is_named(
+    tmp_path: Path, tiny_model: Path, tiny_bank: Path, good_parts: Path
+) -> None:
+    inside = tmp_path / "artefacts"
+    inside.mkdir()
+    bank, model = inside / "bank.safetensors", inside / "model.onnx"
+    bank.write_bytes(tiny_bank.read_bytes())
+    model.write_bytes(tiny_model.read_bytes())
+    current = inside / "current.safetensors"
+    current.symlink_to("bank.safetensors")
+    confined = "artefacts_dir: artefacts"
+    edge_uad("serve", "--config", config_for(tmp_path, good_parts, current, model, confined))
+    current.unlink()
+    current.symlink_to(tiny_bank)
+    for a_bank, a_model in ((current, model), (bank, tiny_model), (inside / ".." / ".." / tiny_bank, model)):
+        refused = edge_uad("serve", "--config", config_for(tmp_path, good_parts, a_bank, a_model, confined), expect=3)
+        assert "outside artefacts_dir" in refused.stderr
+        assert "Traceback" not in refused.stderr
+    directory = edge_uad("serve", "--config", config_for(tmp_path, good_parts, inside, model, confined), expect=3)
+    assert "is not a regular file" in directory.stderr
+
+
+def test_a_bank_that_is_swapped_for_a_link_is_refused_at_the_next_look(
+    tmp_path: Path, tiny_model: Path, tiny_bank: Path
+) -> None:
+    """What hot swap calls is the same as what the start calls."""
+    bank = tmp_path / "bank.safetensors"
+    bank.write_bytes(tiny_bank.read_bytes())
+    backbone = load_backbone(tiny_model, threads=1)
+    assert load_inspector(backbone, bank, within=tmp_path).bank_id
+    bank.unlink()
+    bank.symlink_to(tiny_bank)
+    with pytest.raises(ArtefactError, match="outside artefacts_dir"):
+        load_inspector(backbone, bank, within=tmp_path)
