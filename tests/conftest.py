@@ -1,5 +1,6 @@
 """What the tests share: small real models, banks built by the real code, and real images where they are at hand."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -9,7 +10,9 @@ from hypothesis import settings
 
 from tests import models, parts
 
-settings.register_profile("edge-uad", deadline=None)  # the machines are shared: a slow example proves nothing
+# no deadline: the machines are shared, a slow example proves nothing; in CI the same examples every time, so that a
+# change is judged by itself
+settings.register_profile("edge-uad", deadline=None, derandomize="CI" in os.environ)
 settings.load_profile("edge-uad")
 
 SHARED_IMAGES = Path(__file__).parents[2] / "shared" / "data"
