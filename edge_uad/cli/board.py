@@ -8,9 +8,9 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from edge_uad.cli.console import DECISION_STYLES
 from edge_uad.wire import Json
 
-DECISION_STYLES = {"normal": "green", "anomalous": "bold red", "invalid": "bold yellow"}
 STATE_STYLES = {"running": "green", "ended": "cyan", "reconnecting": "bold yellow", "silent": "bold red"}
 SILENT_AFTER_S = 3.0
 """A daemon speaks every second; one that has not for so long is not well."""

@@ -10,6 +10,8 @@ from rich.text import Text
 console = Console(soft_wrap=True)
 stderr = Console(stderr=True)
 
+DECISION_STYLES = {"normal": "green", "anomalous": "bold red", "invalid": "bold yellow"}
+
 
 def warn(message: str) -> None:
     """One line that the user should read, though the work goes on."""

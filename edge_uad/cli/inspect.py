@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from edge_uad.cli.console import TerminalProgress, console, stderr
+from edge_uad.cli.console import DECISION_STYLES, TerminalProgress, console, stderr
 from edge_uad.cli.model import model_or_default
 from edge_uad.cli.options import BankOption, JsonOption, ModelOption, ProviderOption, SearchDeviceOption, ThreadsOption
 
@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from edge_uad.records import Verdict
 
 STATION = "inspect"
-DECISION_STYLES = {"normal": "green", "anomalous": "bold red", "invalid": "bold yellow"}
 
 
 def inspect(
