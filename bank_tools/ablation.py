@@ -9,10 +9,10 @@ from bank_tools.build import Recipe
 from bank_tools.charts import Spread
 from bank_tools.datasets import Dataset
 from bank_tools.evaluation import Bench, CategoryResult, evaluate_categories
-from bank_tools.measure import Variant
 from bank_tools.metrics import Mean, mean_of, show
 from bank_tools.published import ABLATE, published
 from bank_tools.results import Outcome, ResultTable, category_json, published_table
+from bank_tools.variant import Variant, parse_scales
 from edge_uad.errors import UsageError
 from edge_uad.records import Geometry
 
@@ -31,7 +31,8 @@ _RECIPE_KNOBS: dict[str, tuple[str, Callable[[str], object]]] = {
 }
 MODEL_KNOBS = ("layers", "attention-layer", "input")
 """These need another export of the backbone's weights."""
-KNOBS = (*_RECIPE_KNOBS, "turn-good", "good", *MODEL_KNOBS)
+_SWITCHES = {"turn-good": "turned", "reweighted": "reweighted"}
+KNOBS = (*_RECIPE_KNOBS, *_SWITCHES, "scales", "apart", "good", *MODEL_KNOBS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,12 +69,7 @@ class Point:
             UsageError: a value that the recipe does not allow.
         """
         for knob, value in self.changes:
-            if knob == "turn-good":
-                variant = replace(variant, turned=_yes_no(value))
-            elif (knob, value) == ("bpm-threshold", SOFT):
-                variant = replace(variant, bpm_soft=True)
-            elif knob in _RECIPE_KNOBS:
-                variant = replace(variant, recipe=_changed(variant.recipe, knob, value))
+            variant = _applied(variant, knob, value)
         return variant
 
 
@@ -205,6 +201,30 @@ def _place(value: str) -> float | str:
         return value
 
 
+def _applied(variant: Variant, knob: str, value: str) -> Variant:
+    match knob:
+        case "bpm-threshold" if value == SOFT:
+            return replace(variant, bpm_soft=True)
+        case "scales":
+            return replace(variant, scales=parse_scales(value))
+        case "apart":
+            return replace(variant, apart=_squared_distance(value))
+        case _ if knob in _SWITCHES:
+            switched = {_SWITCHES[knob]: _yes_no(knob, value)}
+            return replace(variant, **switched)  # type: ignore[arg-type]  # the switches are the variant's bools
+        case _ if knob in _RECIPE_KNOBS:
+            return replace(variant, recipe=_changed(variant.recipe, knob, value))
+        case _:
+            return variant
+
+
+def _squared_distance(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise UsageError(f"--sweep apart has the value {text!r}; use squared distances, such as 0.05") from None
+
+
 def _changed(recipe: Recipe, knob: str, value: str) -> Recipe:
     name, parse = _RECIPE_KNOBS[knob]
     try:
@@ -215,9 +235,9 @@ def _changed(recipe: Recipe, knob: str, value: str) -> Recipe:
     return replace(recipe, **changed)  # type: ignore[arg-type]  # each knob's parser gives its field's type
 
 
-def _yes_no(value: str) -> bool:
+def _yes_no(knob: str, value: str) -> bool:
     if value not in YES_NO:
-        raise UsageError(f"--sweep turn-good has the value {value!r}; use yes or no")
+        raise UsageError(f"--sweep {knob} has the value {value!r}; use yes or no")
     return YES_NO[value]
 
 

@@ -21,6 +21,9 @@ OUTER_FENCE_IQR = 3.0
 FEWEST_FOLDS = 5
 IMAGES_IN_ALL_FOLDS = 1000
 
+Search = Callable[[ForegroundEmbedding], PatchDistances]
+"""An image's patches against some bank."""
+
 
 @dataclass(frozen=True, slots=True)
 class Coreset:
@@ -76,10 +79,13 @@ def cross_scores(
     Returns:
         float32 (n,), in the order of ``seen``.
     """
+
+    def search_among(others: Sequence[ForegroundEmbedding]) -> Search:
+        search = PatchSearch(thin_out(others, ratio=coreset_ratio, seed=seed).patches, device=search_device)
+        return lambda one: search.distances(one.embedding, one.mask, neighbours=neighbours)
+
     scores = np.empty(len(seen), np.float32)
-    for image, distances in cross_distances(
-        seen, coreset_ratio=coreset_ratio, seed=seed, neighbours=neighbours, search_device=search_device
-    ):
+    for image, distances in cross_distances(seen, search_among, seed=seed):
         scores[image] = image_score(distances, top_ratio=top_ratio)
         on_scored(1)
     return scores
@@ -87,22 +93,18 @@ def cross_scores(
 
 def cross_distances(
     seen: Sequence[ForegroundEmbedding],
+    search_among: Callable[[Sequence[ForegroundEmbedding]], Search],
     *,
-    coreset_ratio: float,
     seed: int,
-    neighbours: int,
-    search_device: SearchDevice = "cpu",
     views: int = 1,
 ) -> Iterator[tuple[int, PatchDistances]]:
-    """Each good image's patches against a coreset of the images of the other folds.
+    """Each good image's patches against a bank of the images of the other folds.
 
     Args:
         seen: the good images, at least two; where ``views`` is above 1, so many views of each, side by side: all of
-            them go into coresets, the first alone is scored.
-        coreset_ratio: as of the bank.
-        seed: of the folds and the coresets.
-        neighbours: as in inspection.
-        search_device: where faiss searches.
+            them go into banks, the first alone is scored.
+        search_among: makes a bank of some images, as the one in use is made of all, and searches it.
+        seed: of the folds.
         views: how many views of each image there are.
 
     Yields:
@@ -112,11 +114,9 @@ def cross_distances(
     n_folds = fold_count(n_images)
     fold_of = np.random.default_rng(seed).permutation(n_images) % n_folds
     for fold in range(n_folds):
-        others = [one for index, one in enumerate(seen) if fold_of[index // views] != fold]
-        search = PatchSearch(thin_out(others, ratio=coreset_ratio, seed=seed).patches, device=search_device)
+        search = search_among([one for index, one in enumerate(seen) if fold_of[index // views] != fold])
         for image in np.flatnonzero(fold_of == fold).tolist():
-            first = seen[image * views]
-            yield image, search.distances(first.embedding, first.mask, neighbours=neighbours)
+            yield image, search(seen[image * views])
 
 
 def outliers(scores: Float32) -> list[int]:

@@ -8,11 +8,12 @@ import numpy as np
 from bank_tools.datasets import Category, Dataset, Sample
 from bank_tools.localisation import pixel_result
 from bank_tools.looking import Looker
-from bank_tools.measure import DistanceTable, Variant, decision_of, distances_of, measure
+from bank_tools.measure import DistanceTable, decision_of, distances_of, measure
 from bank_tools.metrics import ImageMetrics, LineMetrics, image_metrics, line_metrics
 from bank_tools.pixel_metrics import PixelResult
 from bank_tools.progress import Progress
 from bank_tools.steps import StepStore
+from bank_tools.variant import Variant
 from edge_uad.errors import UsageError
 from edge_uad.records import Float32, PatchDistances
 

@@ -6,30 +6,21 @@ from dataclasses import asdict, dataclass, field
 import numpy as np
 
 from bank_tools.build import Recipe
-from bank_tools.calibrate import cross_distances, fold_count, thin_out
+from bank_tools.calibrate import cross_distances, fold_count
 from bank_tools.coreset import coreset_size
 from bank_tools.datasets import Sample
 from bank_tools.looking import QUARTER_TURNS, Looked, Looker
 from bank_tools.progress import Progress
+from bank_tools.searching import ComparedWith
 from bank_tools.steps import StepStore, Tensors, digest_of
+from bank_tools.variant import Variant
 from edge_uad import __version__
-from edge_uad.bank import PatchSearch
 from edge_uad.errors import FrameError, UsageError
 from edge_uad.records import Decision, Float32, PatchDistances, UInt8
 from edge_uad.scoring import conformal_threshold, decide, image_score
 
 NOT_IN_THE_SEARCH = ("top_ratio", "false_alarm_rate", "search_device")
 """Parts of a recipe that the distances do not depend on: trying others costs no search."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Variant:
-    """A recipe, and the options that stand beside it for comparison only."""
-
-    recipe: Recipe
-    bpm_soft: bool = False
-    turned: bool = False
-    """Whether the bank learns each good image in all four orientations."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -130,24 +121,24 @@ def _search(
     if not looked.seen:
         raise UsageError(f"none of the {len(good)} good images can be used; the first: {' '.join(looked.skipped[0])}")
     size = coreset_size(sum(int(one.mask.foreground.sum()) for one in looked.seen), recipe.coreset_ratio)
-    with progress.step("choosing", size, "patches") as done:
-        patches = thin_out(looked.seen, ratio=recipe.coreset_ratio, seed=recipe.seed, on_chosen=done).patches
+    with progress.step("choosing", size * len(variant.scales), "patches") as done:
+        search = ComparedWith(looked.seen, variant, on_chosen=done)
     calibration = _calibrate(looked, variant, progress) if calibrated else np.empty((0, 0), np.float32)
-    rows, reasons, ratios = _score(test, PatchSearch(patches, device=recipe.search_device), recipe, looker, progress)
+    rows, reasons, ratios = _score(test, search, looker, progress)
     return DistanceTable(
         key=key,
         test=rows,
         reasons=tuple(reasons),
         calibration=calibration,
         foreground_ratio=float(np.mean(ratios)) if ratios else None,
-        n_patches=len(patches),
+        n_patches=search.n_patches,
         n_good=_n_images(looked, variant),
         skipped=looked.skipped,
     )
 
 
 def _score(
-    test: Sequence[Sample], search: PatchSearch, recipe: Recipe, looker: Looker, progress: Progress
+    test: Sequence[Sample], search: ComparedWith, looker: Looker, progress: Progress
 ) -> tuple[Float32, list[str], list[float]]:
     """Distances (n, N), reasons (n,), and the foreground ratios of the samples judged."""
     rows = np.zeros((len(test), int(np.prod(looker.embedder.backbone.card.grid_hw))), np.float32)
@@ -160,7 +151,7 @@ def _score(
             except FrameError as error:
                 reasons.append(str(error))
             else:
-                row[:] = search.distances(seen.embedding, seen.mask, neighbours=recipe.neighbours).squared
+                row[:] = search(seen).squared
                 reasons.append("")
                 ratios.append(float(seen.mask.foreground.mean()))
             done(1)
@@ -171,15 +162,12 @@ def _calibrate(looked: Looked, variant: Variant, progress: Progress) -> Float32:
     n_images = _n_images(looked, variant)
     if n_images < 2:
         return np.empty((0, 0), np.float32)
-    recipe = variant.recipe
     table = np.empty((n_images, len(looked.seen[0].embedding.tokens)), np.float32)
     with progress.step(f"calibrating in {fold_count(n_images)} folds", n_images, "images") as done:
         for image, distances in cross_distances(
             looked.seen,
-            coreset_ratio=recipe.coreset_ratio,
-            seed=recipe.seed,
-            neighbours=recipe.neighbours,
-            search_device=recipe.search_device,
+            lambda others: ComparedWith(others, variant),
+            seed=variant.recipe.seed,
             views=QUARTER_TURNS if variant.turned else 1,
         ):
             table[image] = distances.squared

@@ -144,7 +144,7 @@ class _Workshop:
 
     def bench_for(self, point: "Point") -> "Bench":
         """The bench of one point."""
-        from bank_tools.measure import Variant
+        from bank_tools.variant import Variant
         from edge_uad.masking import default_kernel
 
         model = self._model_for(point)
@@ -203,7 +203,7 @@ def _whole(knob: str, changes: dict[str, str]) -> int:
 
 def _check(point: "Point", recipe: "Recipe", model: "Backbone") -> None:
     """Refuse what cannot be measured before the first hour of work."""
-    from bank_tools.measure import Variant
+    from bank_tools.variant import Variant
 
     point.applied(Variant(recipe=recipe))
     point.n_good(None)

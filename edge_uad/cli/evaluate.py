@@ -25,6 +25,7 @@ from edge_uad.cli.measuring import (
 )
 from edge_uad.cli.model import model_or_default
 from edge_uad.cli.options import (
+    ApartOption,
     BpmKernelOption,
     BpmThresholdOption,
     CoresetOption,
@@ -33,10 +34,13 @@ from edge_uad.cli.options import (
     JsonOption,
     NeighboursOption,
     ProviderOption,
+    ReweightedOption,
     RoiOption,
+    ScalesOption,
     SearchDeviceOption,
     ThreadsOption,
     TopRatioOption,
+    TurnGoodOption,
     parse_roi,
 )
 from edge_uad.records import Geometry
@@ -81,9 +85,10 @@ def evaluate(
     neighbours: NeighboursOption = 1,
     geometry: GeometryOption = Geometry.STRETCH,
     roi: RoiOption = None,
-    turn_good: Annotated[
-        bool, typer.Option("--turn-good", help="Learn each good image in all four orientations.")
-    ] = False,
+    turn_good: TurnGoodOption = False,
+    scales: ScalesOption = "1",
+    reweighted: ReweightedOption = False,
+    apart: ApartOption = 0.0,
     false_alarm_rate: FalseAlarmRateOption = 0.01,
     seed: Annotated[int, typer.Option("--seed", min=0, help="Of the coreset and of every draw.")] = 0,
     provider: ProviderOption = "cpu",
@@ -98,8 +103,8 @@ def evaluate(
     """
     from bank_tools.build import Recipe
     from bank_tools.evaluation_report import write_report
-    from bank_tools.measure import Variant
     from bank_tools.results import check_out, write_results
+    from bank_tools.variant import Variant, parse_scales
     from edge_uad.assemble import load_backbone
     from edge_uad.masking import default_kernel
 
@@ -123,7 +128,7 @@ def evaluate(
     )
     bench = make_bench(
         model,
-        Variant(recipe=recipe, turned=turn_good),
+        Variant(recipe=recipe, turned=turn_good, scales=parse_scales(scales), reweighted=reweighted, apart=apart),
         Machine(provider=provider, search_device=search_device, cache_gib=cache_gib, out=out),
         progress=TerminalProgress(),
         pixels=pixels and task is not Task.LOW_SHOT,

@@ -15,9 +15,9 @@ from edge_uad.errors import UsageError
 if TYPE_CHECKING:
     from bank_tools.datasets import Dataset
     from bank_tools.evaluation import Bench, CategoryResult
-    from bank_tools.measure import Variant
     from bank_tools.progress import Progress
     from bank_tools.results import ResultTable
+    from bank_tools.variant import Variant
     from edge_uad.interfaces import Backbone
 
 GIB = 2**30

@@ -37,6 +37,19 @@ BpmThresholdOption = Annotated[
 TopRatioOption = Annotated[float, typer.Option("--top-ratio", help="Part of the patches that makes the score.")]
 NeighboursOption = Annotated[int, typer.Option("--neighbours", min=1, help="Bank patches each patch is compared to.")]
 GeometryOption = Annotated[Geometry, typer.Option("--geometry", help="How images come to the model's size.")]
+TurnGoodOption = Annotated[bool, typer.Option("--turn-good", help="Learn each good image in all four orientations.")]
+ScalesOption = Annotated[
+    str,
+    typer.Option("--scales", help="Sides of the neighbourhoods compared, in patches, such as 1+3."),
+]
+ReweightedOption = Annotated[
+    bool,
+    typer.Option("--reweighted", help="Weight each distance by its support in the bank, as PatchCore does."),
+]
+ApartOption = Annotated[
+    float,
+    typer.Option("--apart", help="Before the coreset, drop patches nearer than this squared distance to one kept."),
+]
 RoiOption = Annotated[str | None, typer.Option("--roi", help="Region of interest x,y,w,h in image pixels.")]
 FalseAlarmRateOption = Annotated[
     float, typer.Option("--false-alarm-rate", help="Part of good parts that may be called anomalous.")

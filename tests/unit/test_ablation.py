@@ -4,7 +4,7 @@ import pytest
 
 from bank_tools.ablation import Point, Sweep, parse_sweep, points_of
 from bank_tools.build import Recipe
-from bank_tools.measure import Variant
+from bank_tools.variant import Variant
 from edge_uad.errors import UsageError
 from edge_uad.records import Geometry
 

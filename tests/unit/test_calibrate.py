@@ -1,17 +1,24 @@
 """Calibration scores are those of images that the bank has not seen."""
 
+from collections.abc import Callable, Sequence
+
 import numpy as np
 import pytest
 
 from bank_tools.calibrate import cross_distances, cross_scores, fold_count, outliers, thin_out
 from edge_uad.bank import PatchSearch
 from edge_uad.pipeline import ForegroundEmbedding
-from edge_uad.records import Embedding, PatchMask
+from edge_uad.records import Embedding, PatchDistances, PatchMask
 from edge_uad.scoring import image_score
 from tests.banks import unit_rows
 
 GRID = (3, 3)
 N = 9
+
+
+def all_patches(images: Sequence[ForegroundEmbedding]) -> Callable[[ForegroundEmbedding], PatchDistances]:
+    search = PatchSearch(thin_out(images, ratio=1.0, seed=0).patches)
+    return lambda one: search.distances(one.embedding, one.mask, neighbours=1)
 
 
 def image_of(tokens: np.ndarray, foreground: np.ndarray | None = None) -> ForegroundEmbedding:
@@ -81,7 +88,7 @@ def test_outliers_are_told_highest_first() -> None:
 def test_other_views_of_an_image_never_stand_in_the_bank_it_is_scored_against() -> None:
     images = random_images(6, noise=0.5)
     views = [view for image in images for view in (image, image)]
-    found = dict(cross_distances(views, coreset_ratio=1.0, seed=0, neighbours=1, views=2))
+    found = dict(cross_distances(views, all_patches, seed=0, views=2))
     assert sorted(found) == list(range(6))
     # each image's second view is its copy: were it in the bank, every distance would be 0
     assert all(distances.squared.min() > 0.01 for distances in found.values())
@@ -90,5 +97,5 @@ def test_other_views_of_an_image_never_stand_in_the_bank_it_is_scored_against() 
 def test_views_of_the_other_images_stand_in_the_bank() -> None:
     images = random_images(3, noise=0.5)
     views = [images[0], images[1], images[1], images[0], images[2], images[2]]  # the first's twin is a view of another
-    found = dict(cross_distances(views, coreset_ratio=1.0, seed=0, neighbours=1, views=2))
+    found = dict(cross_distances(views, all_patches, seed=0, views=2))
     np.testing.assert_allclose(found[0].squared, 0, atol=1e-5)
