@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup model demo test fuzz lint format types imports soak wheel-smoke check clean
+.PHONY: help setup model demo test fuzz lint format types imports soak performance wheel-smoke check clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -16,7 +16,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 	  { echo "edge-uad needs Python 3.11 or newer, $(PYTHON) is $$($(PYTHON) --version); set PYTHON=python3.x"; exit 2; }
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade --constraint constraints.txt pip
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[export,evaluate]' --group dev
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[export,evaluate,openvino]' --group dev
 	@touch $@
 
 setup: $(INSTALLED) ## the environment, in .venv
@@ -53,8 +53,11 @@ types: $(INSTALLED) ## mypy --strict
 imports: $(INSTALLED) ## the layers, by import-linter
 	$(BIN)/lint-imports
 
-soak: $(INSTALLED) ## a daemon of four stations under random faults: make soak MINUTES=60
-	$(BIN)/python -m benchmarks.soak --minutes $(MINUTES) $(if $(SEED),--seed $(SEED))
+soak: $(INSTALLED) ## a daemon of four stations under random faults: make soak MINUTES=60 JSON=soak.json
+	$(BIN)/python -m benchmarks.soak --minutes $(MINUTES) $(if $(SEED),--seed $(SEED)) $(if $(JSON),--json $(JSON))
+
+performance: $(INSTALLED) ## docs/performance.md, measured on this machine: leave it alone meanwhile; QUICK=1 tries it
+	$(BIN)/python -m benchmarks.performance $(if $(QUICK),--quick) $(if $(GOOD),--good $(GOOD)) $(if $(TEST),--test $(TEST))
 
 wheel-smoke: $(INSTALLED) ## build the wheel, use it in an environment without torch
 	PYTHON=$(PYTHON) BUILD_PYTHON=$(BIN)/python .ci/wheel-smoke

@@ -29,7 +29,7 @@ _RECIPE_KNOBS: dict[str, tuple[str, Callable[[str], object]]] = {
     "geometry": ("geometry", Geometry),
     "seed": ("seed", int),
 }
-MODEL_KNOBS = ("layers", "attention-layer", "input")
+MODEL_KNOBS = ("layers", "join", "neighbourhood", "attention-layer", "input")
 """These need another export of the backbone's weights."""
 _SWITCHES = {"turn-good": "turned", "reweighted": "reweighted"}
 KNOBS = (*_RECIPE_KNOBS, *_SWITCHES, "scales", "apart", "good", *MODEL_KNOBS)

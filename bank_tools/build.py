@@ -7,16 +7,18 @@ from datetime import UTC, datetime
 
 import numpy as np
 
+from bank_tools.ahead import ahead
 from bank_tools.calibrate import Coreset, cross_scores, fold_count, thin_out
 from bank_tools.coreset import coreset_size
 from bank_tools.progress import Progress
 from edge_uad import __version__
-from edge_uad.bank import BANK_SCHEMA, PatchBank, SearchDevice
+from edge_uad.bank import BANK_SCHEMA, PatchBank
 from edge_uad.errors import FrameError, UsageError
 from edge_uad.masking import check_kernel
 from edge_uad.pipeline import Embedder, ForegroundEmbedding
 from edge_uad.records import BankManifest, Box, Float32, Frame, Geometry, ModelCard, UInt8, UnreadableFrame
 from edge_uad.scoring import conformal_threshold
+from edge_uad.search import SearchDevice
 
 MIN_IMAGES = 2
 
@@ -35,7 +37,9 @@ class Recipe:
     false_alarm_rate: float = 0.01
     seed: int = 0
     search_device: SearchDevice = "cpu"
-    """Where calibration searches; not part of the manifest, because it changes nothing but the time."""
+    search_threads: int = 0
+    """Where calibration searches, and with how many threads, 0 for all cores; not part of the manifest, because they
+    change nothing but the time."""
 
     def __post_init__(self) -> None:
         """Raise UsageError where a value is out of its range."""
@@ -67,31 +71,56 @@ class GoodImages:
         return len(self.digests) - len(set(self.digests))
 
 
+@dataclass(frozen=True, slots=True)
+class _Prepared:
+    """An image on its way to the backbone, or why it goes no further."""
+
+    name: str
+    pixels: Float32 | None
+    digest: str | None
+    """None where it could not be read."""
+    reason: str = ""
+
+
 def look_at(
     frames: Iterable[Frame | UnreadableFrame], embedder: Embedder, total: int | None, progress: Progress
 ) -> GoodImages:
-    """Embed every good image; list what cannot be used."""
+    """Embed every good image, the next ones being read and scaled meanwhile; list what cannot be used."""
     images = GoodImages()
     with progress.step("embedding", total, "images") as done:
-        for frame in frames:
-            name = frame.part_id or f"frame {frame.frame_id}"
-            if isinstance(frame, UnreadableFrame):
-                images.unreadable.append((name, frame.reason))
-            else:
-                _look_at_one(frame.image, name, embedder, images)
+        for prepared in ahead(_prepared(frame, embedder) for frame in frames):
+            _embed(prepared, embedder, images)
             done(1)
     return images
 
 
-def _look_at_one(image: UInt8, name: str, embedder: Embedder, images: GoodImages) -> None:
+def _prepared(frame: Frame | UnreadableFrame, embedder: Embedder) -> _Prepared:
+    name = frame.part_id or f"frame {frame.frame_id}"
+    if isinstance(frame, UnreadableFrame):
+        return _Prepared(name, None, None, frame.reason)
+    digest = _pixel_digest(frame.image)
     try:
-        seen = embedder.embed(image)
+        return _Prepared(name, embedder.pixels(frame.image), digest)
     except FrameError as error:
-        images.empty.append((name, str(error)))
+        return _Prepared(name, None, digest, str(error))
+
+
+def _embed(prepared: _Prepared, embedder: Embedder, images: GoodImages) -> None:
+    if prepared.digest is None:
+        images.unreadable.append((prepared.name, prepared.reason))
+        return
+    if prepared.pixels is None:
+        images.empty.append((prepared.name, prepared.reason))
+        return
+    try:
+        # one image at a time: in a batch its last bits would be other ones than in inspection
+        seen = embedder.mask(embedder.run_backbone(prepared.pixels[None])[0])
+    except FrameError as error:
+        images.empty.append((prepared.name, str(error)))
         return
     images.seen.append(seen)
-    images.names.append(name)
-    images.digests.append(_pixel_digest(image))
+    images.names.append(prepared.name)
+    images.digests.append(prepared.digest)
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,6 +168,7 @@ def _calibrate(seen: list[ForegroundEmbedding], recipe: Recipe, progress: Progre
             top_ratio=recipe.top_ratio,
             neighbours=recipe.neighbours,
             search_device=recipe.search_device,
+            search_threads=recipe.search_threads,
             on_scored=done,
         )
 

@@ -12,10 +12,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from bank_tools.coreset import greedy_coreset
-from edge_uad.bank import PatchSearch, SearchDevice
 from edge_uad.pipeline import ForegroundEmbedding
 from edge_uad.records import Float32, Int, PatchDistances
 from edge_uad.scoring import image_score
+from edge_uad.search import PatchSearch, SearchDevice
 
 OUTER_FENCE_IQR = 3.0
 FEWEST_FOLDS = 5
@@ -63,6 +63,7 @@ def cross_scores(
     top_ratio: float,
     neighbours: int,
     search_device: SearchDevice = "cpu",
+    search_threads: int = 0,
     on_scored: Callable[[int], None] = lambda _: None,
 ) -> Float32:
     """Score every good image against a coreset of the images of the other folds.
@@ -73,7 +74,8 @@ def cross_scores(
         seed: of the folds and the coresets.
         top_ratio: as in inspection.
         neighbours: as in inspection.
-        search_device: where faiss searches.
+        search_device: cpu or gpu.
+        search_threads: of the CPU; 0 for one per core.
         on_scored: called with the number of images scored since its last call.
 
     Returns:
@@ -81,7 +83,8 @@ def cross_scores(
     """
 
     def search_among(others: Sequence[ForegroundEmbedding]) -> Search:
-        search = PatchSearch(thin_out(others, ratio=coreset_ratio, seed=seed).patches, device=search_device)
+        patches = thin_out(others, ratio=coreset_ratio, seed=seed).patches
+        search = PatchSearch(patches, device=search_device, threads=search_threads)
         return lambda one: search.distances(one.embedding, one.mask, neighbours=neighbours)
 
     scores = np.empty(len(seen), np.float32)

@@ -81,8 +81,11 @@ def lines(
     x_label: str,
     y_label: str,
     log_x: bool = False,
+    log_y: bool = False,
+    from_zero: bool = False,
     references: Mapping[str, float] = _NOTHING,
     title: str = "",
+    standalone: bool = False,
 ) -> str:
     """Means joined by lines, each with its spread as a band; what could not be computed is a gap.
 
@@ -92,8 +95,11 @@ def lines(
         x_label: what x is.
         y_label: what is measured.
         log_x: by the logarithm of x.
+        log_y: by the logarithm of y, where every value is above 0.
+        from_zero: y begins at 0, so that heights can be compared.
         references: horizontal dashed lines by name, such as published results.
         title: above the chart.
+        standalone: an SVG file's content instead of an HTML figure.
     """
     measured = [spread for values in series.values() for spread in values if spread is not None]
     if not measured:
@@ -101,9 +107,9 @@ def lines(
     places, x_scale, x_ticks = _across(x, log_x=log_x)
     low = min([spread.low for spread in measured] + list(references.values()))
     high = max([spread.high for spread in measured] + list(references.values()))
-    room = 0.08 * (high - low) or 0.02
-    plot = Plot(x_scale, Scale(low - room, high + room))
-    plot.axes(x_label, y_label, x_ticks, nice_ticks(low - room, high + room))
+    y_scale, y_ticks = _upwards(low, high, log_y=log_y, from_zero=from_zero)
+    plot = Plot(x_scale, y_scale)
+    plot.axes(x_label, y_label, x_ticks, y_ticks)
     for name, value in references.items():
         _level(plot, value, name)
     for index, values in enumerate(series.values()):
@@ -115,7 +121,8 @@ def lines(
                 told = f"{name}, {x_label} {label}: {spread.mean:.4f} ({spread.low:.4f} to {spread.high:.4f})"
                 plot.draw(marker(index, plot.px(place), plot.py(spread.mean), title=told))
     legend = [(name, marker(index, 0, 0)) for index, name in enumerate(series)]
-    return plot.figure(f"{y_label} against {x_label}", legend, title=title)
+    close = plot.document if standalone else plot.figure
+    return close(f"{y_label} against {x_label}", legend, title=title)
 
 
 def scatter(groups: Mapping[str, Sequence[tuple[float, float]]], *, title: str = "") -> str:
@@ -167,6 +174,20 @@ def _across(x: Sequence[float | str], *, log_x: bool) -> tuple[list[float], Scal
     room = 0.04 * (high - low) or 1.0
     ticks = _at_values(values) if len(values) <= 10 else nice_ticks(low, high)
     return values, Scale(low - room, high + room), ticks
+
+
+def _upwards(low: float, high: float, *, log_y: bool, from_zero: bool) -> tuple[Scale, list[Tick]]:
+    if log_y and low > 0:
+        room = (high / low) ** 0.08 if high > low else 2.0
+        low, high = low / room, high * room
+        decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+        steps = (1,) if len(decades) > 3 else (1, 2, 5)
+        values = [step * 10.0**decade for decade in decades for step in steps]
+        return Scale(low, high, log=True), [Tick(value, f"{value:g}") for value in values if low <= value <= high]
+    if from_zero:
+        return Scale(0, 1.08 * high), nice_ticks(0, 1.08 * high)
+    room = 0.08 * (high - low) or 0.02
+    return Scale(low - room, high + room), nice_ticks(low - room, high + room)
 
 
 def _at_values(values: Sequence[float]) -> list[Tick]:

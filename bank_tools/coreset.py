@@ -9,6 +9,8 @@ from edge_uad.records import Float32, Int
 PROJECTION_DIM = 128
 N_ANCHORS = 10
 BLOCK_ROWS = 8192
+CACHED_ROWS = 2048
+"""Of each side of a block of distances: small enough to stay in a processor's last cache from product to minimum."""
 
 
 def coreset_size(n_patches: int, ratio: float) -> int:
@@ -68,7 +70,7 @@ def _project(patches: Float32, rng: np.random.Generator) -> Float32:
 def _mean_distance_to_anchors(points: Float32, norms: Float32, rng: np.random.Generator) -> Float32:
     anchors = rng.choice(len(points), min(N_ANCHORS, len(points)), replace=False)
     mean = np.empty(len(points), np.float32)
-    for rows in _blocks(len(points)):
+    for rows in _blocks(len(points), BLOCK_ROWS):
         squared = _squared_distances(points[rows], norms[rows], points[anchors], norms[anchors])
         mean[rows] = np.sqrt(squared).mean(axis=1)
     return mean
@@ -89,7 +91,8 @@ def _choose_from_pool(points: Float32, norms: Float32, to_chosen: Float32, most:
             break
         chosen.append(int(pool[farthest]))
         # ‖p − c‖² = ‖p‖² + ‖c‖² − 2 p·c; without clipping, since only the order matters here
-        squared = pool_points @ (-2 * pool_points[farthest])
+        # row by row: too little work for BLAS to share among threads that would spin between choices
+        squared = np.vecdot(pool_points, -2 * pool_points[farthest])
         squared += pool_norms
         squared += pool_norms[farthest]
         np.minimum(pool_to_chosen, squared, out=pool_to_chosen)
@@ -99,11 +102,14 @@ def _choose_from_pool(points: Float32, norms: Float32, to_chosen: Float32, most:
 
 def _bring_up_to_date(points: Float32, norms: Float32, to_chosen: Float32, fresh: Int) -> None:
     """Lower ``to_chosen`` in place to the squared distance to the nearest of the fresh choices."""
-    for rows in _blocks(len(points)):
-        for columns in _blocks(len(fresh)):
-            centres = fresh[columns]
-            squared = _squared_distances(points[rows], norms[rows], points[centres], norms[centres])
-            np.minimum(to_chosen[rows], squared.min(axis=1), out=to_chosen[rows])
+    minus_twice, fresh_norms = -2 * points[fresh].T, norms[fresh]
+    for rows in _blocks(len(points), CACHED_ROWS):
+        for columns in _blocks(len(fresh), CACHED_ROWS):
+            # the point's own norm is the same for all choices: it may wait until the least is found
+            squared = points[rows] @ minus_twice[:, columns]
+            squared += fresh_norms[columns]
+            nearest = squared.min(axis=1) + norms[rows]
+            np.minimum(to_chosen[rows], np.maximum(nearest, 0), out=to_chosen[rows])
 
 
 def _squared_distances(points: Float32, norms: Float32, centres: Float32, centre_norms: Float32) -> Float32:
@@ -114,5 +120,5 @@ def _squared_distances(points: Float32, norms: Float32, centres: Float32, centre
     return squared
 
 
-def _blocks(n: int) -> list[slice]:
-    return [slice(start, min(start + BLOCK_ROWS, n)) for start in range(0, n, BLOCK_ROWS)]
+def _blocks(n: int, size: int) -> list[slice]:
+    return [slice(start, min(start + size, n)) for start in range(0, n, size)]

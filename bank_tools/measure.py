@@ -19,7 +19,7 @@ from edge_uad.errors import FrameError, UsageError
 from edge_uad.records import Decision, Float32, PatchDistances, UInt8
 from edge_uad.scoring import conformal_threshold, decide, image_score
 
-NOT_IN_THE_SEARCH = ("top_ratio", "false_alarm_rate", "search_device")
+NOT_IN_THE_SEARCH = ("top_ratio", "false_alarm_rate", "search_device", "search_threads")
 """Parts of a recipe that the distances do not depend on: trying others costs no search."""
 
 

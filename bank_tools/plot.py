@@ -16,6 +16,17 @@ MARKERS = ("circle", "square", "triangle", "diamond")
 INK, FAINT = "#3b4252", "#e3e7ee"
 
 
+SVG_STYLE = (
+    'text{font:12px system-ui,-apple-system,"Segoe UI",Roboto,"DejaVu Sans",sans-serif;fill:#3b4252}'
+    ".small{font-size:10.5px}.big{font-size:15px;font-weight:650}.title{font-size:13px;font-weight:650}"
+    ".halo{paint-order:stroke;stroke:#fff;stroke-width:3px;stroke-linejoin:round}"
+)
+TITLE_H = 26
+LEGEND_ROW_H = 18
+LEGEND_CHARACTER_W = 5.9
+"""About, at the size of the legend's text."""
+
+
 @dataclass(frozen=True, slots=True)
 class Scale:
     """From a value to a place between 0 and 1, by its logarithm where asked."""
@@ -88,6 +99,37 @@ class Plot:
         heading = f"<h3>{escape(title)}</h3>" if title else ""
         svg = f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(described)}">{body}</svg>'
         return f'<figure class="chart">{heading}{svg}{caption}</figure>'
+
+    def document(self, described: str, legend: Sequence[tuple[str, str]] = (), *, title: str = "") -> str:
+        """The chart as an SVG file that stands alone: its own style and white ground, title and legend inside."""
+        rows = _legend_rows([name for name, _ in legend])
+        top = TITLE_H if title else 0
+        height = top + HEIGHT + LEGEND_ROW_H * (1 + max((row for row, _ in rows), default=-1))
+        entries = "".join(
+            f'<g transform="translate({x + 8} {top + HEIGHT + LEGEND_ROW_H * row + 6})">{sign}</g>'
+            f'<text x="{x + 20}" y="{top + HEIGHT + LEGEND_ROW_H * row + 10}" class="small">{escape(name)}</text>'
+            for (row, x), (name, sign) in zip(rows, legend, strict=True)
+        )
+        heading = f'<text x="{LEFT}" y="17" class="title">{escape(title)}</text>' if title else ""
+        return (
+            f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" width="{WIDTH * 1.4:.0f}" '
+            f'role="img" aria-label="{escape(described)}"><style>{SVG_STYLE}</style>'
+            f'<rect width="{WIDTH}" height="{height}" fill="#fff"/>{heading}'
+            f'<g transform="translate(0 {top})">{"".join(self.parts)}</g>{entries}</svg>\n'
+        )
+
+
+def _legend_rows(names: Sequence[str]) -> list[tuple[int, int]]:
+    """Row and x of each entry, broken to the chart's width."""
+    places: list[tuple[int, int]] = []
+    row, x = 0, LEFT
+    for name in names:
+        width = 34 + round(LEGEND_CHARACTER_W * len(name))
+        if x + width > WIDTH and x > LEFT:
+            row, x = row + 1, LEFT
+        places.append((row, x))
+        x += width
+    return places
 
 
 def colour(index: int) -> str:

@@ -9,9 +9,9 @@ from bank_tools.calibrate import thin_out
 from bank_tools.deduplicate import without_copies
 from bank_tools.scales import at_scale
 from bank_tools.variant import Variant
-from edge_uad.bank import PatchSearch
 from edge_uad.pipeline import ForegroundEmbedding
 from edge_uad.records import Float32, Int, PatchDistances
+from edge_uad.search import PatchSearch
 
 SUPPORT = 9
 """Bank patches around the nearest one that a distance is weighed against; PatchCore's b."""
@@ -55,7 +55,7 @@ class _OneScale:
         patches = thin_out(scaled, ratio=recipe.coreset_ratio, seed=recipe.seed, on_chosen=on_chosen).patches
         self.n_patches = len(patches)
         self._neighbours = recipe.neighbours
-        self._search = PatchSearch(patches, device=recipe.search_device)
+        self._search = PatchSearch(patches, device=recipe.search_device, threads=recipe.search_threads)
         self._patches = patches
         self._support = None
         if variant.reweighted:

@@ -8,7 +8,6 @@ own patches; cheaper, and simpler to say. For each false-alarm rate asked, the r
 
 import argparse
 from itertools import islice
-from pathlib import Path
 
 import numpy as np
 
@@ -16,12 +15,13 @@ from bank_tools.build import look_at
 from bank_tools.calibrate import Coreset, cross_scores, thin_out
 from bank_tools.frames import frames_of
 from edge_uad.assemble import load_backbone, make_embedder
-from edge_uad.bank import PatchSearch
 from edge_uad.cli.console import TerminalProgress
+from edge_uad.interfaces import Backbone
 from edge_uad.masking import default_kernel
 from edge_uad.pipeline import ForegroundEmbedding
 from edge_uad.records import Float32, Geometry
 from edge_uad.scoring import conformal_threshold, image_score
+from edge_uad.search import PatchSearch
 from edge_uad.sources import recorded_source
 from export.default import provide_default_model
 
@@ -35,19 +35,19 @@ def main() -> None:
     parser.add_argument("--every", type=int, default=1, help="learn every n-th image only")
     parser.add_argument("--coreset", type=float, default=0.1)
     parser.add_argument("--bpm-threshold", type=float, default=0.1)
-    parser.add_argument("--top-ratio", type=float, default=0.05)
+    parser.add_argument("--top-ratio", type=float, default=None, help="the model's where not said")
     options = parser.parse_args()
 
-    learned = seen_in(options.learned, options.bpm_threshold, every=options.every)
-    unseen = seen_in(options.unseen, options.bpm_threshold)
+    backbone = load_backbone(provide_default_model())
+    top_ratio = backbone.card.top_ratio if options.top_ratio is None else options.top_ratio
+    learned = seen_in(backbone, options.learned, options.bpm_threshold, every=options.every)
+    unseen = seen_in(backbone, options.unseen, options.bpm_threshold)
     coreset = thin_out(learned, ratio=options.coreset, seed=0)
     search = PatchSearch(coreset.patches)
-    new = np.asarray([score(one, search, options.top_ratio) for one in unseen])
+    new = np.asarray([score(one, search, top_ratio) for one in unseen])
     ways = {
-        "cross-fitted": cross_scores(
-            learned, coreset_ratio=options.coreset, seed=0, top_ratio=options.top_ratio, neighbours=1
-        ),
-        "own patches left out": own_patches_left_out(learned, coreset, options.top_ratio),
+        "cross-fitted": cross_scores(learned, coreset_ratio=options.coreset, seed=0, top_ratio=top_ratio, neighbours=1),
+        "own patches left out": own_patches_left_out(learned, coreset, top_ratio),
     }
     print(f"{len(learned)} learned, {len(unseen)} unseen good images, median score of the unseen {np.median(new):.4f}")
     print(f"{'calibration':<22}{'median':>8}" + "".join(f"{f'asked {rate:g}':>12}" for rate in RATES))
@@ -56,8 +56,7 @@ def main() -> None:
         print(f"{name:<22}{np.median(scores):8.4f}" + "".join(f"{rate:12.3f}" for rate in realised))
 
 
-def seen_in(folder: str, bpm_threshold: float, *, every: int = 1) -> list[ForegroundEmbedding]:
-    backbone = load_backbone(Path(provide_default_model()))
+def seen_in(backbone: Backbone, folder: str, bpm_threshold: float, *, every: int = 1) -> list[ForegroundEmbedding]:
     kernel = default_kernel(backbone.card.grid_hw)
     embedder = make_embedder(
         backbone, geometry=Geometry.STRETCH, roi=None, bpm_kernel=kernel, bpm_threshold=bpm_threshold

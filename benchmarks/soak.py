@@ -1,28 +1,36 @@
 """A daemon of four stations under random faults, for as long as you like: ``make soak``, ``make soak MINUTES=60``.
 
-Senders are killed, frames are torn, banks change places and are broken, a subscriber stalls. At the end every frame
-sent has its verdict or is counted, in order; memory is flat; no thread and no descriptor is left behind. The seed is
-printed: the same one gives the same faults.
+Senders are killed, frames are torn, banks change places and are broken, a subscriber stalls, the disk runs full. At the
+end every frame sent has its verdict or is counted, in order; every verdict is in the audit log or counted as lost;
+memory is flat; no thread and no descriptor is left behind. The seed is printed: the same one gives the same faults.
 """
 
 import argparse
 import itertools
 import json
+import os
+import platform
+import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
 import threading
 import time
+import urllib.request
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import zmq
 
+from benchmarks.soak_disk import AuditReader, small_disk
+from edge_uad import __version__
 from edge_uad.sources.sender import SEND_QUEUE_FRAMES, FrameSender, frame_message
 from edge_uad.wire import decode_message, encode_frame
 from tests import models, parts
@@ -33,18 +41,25 @@ TORN_RATIO = 0.02
 FAULT_EVERY_S = (1.0, 4.0)
 SAMPLE_EVERY_S = 0.5
 QUIET_S = 3.0
+WARM_UP_VERDICTS = 300
 GROWTH_MIB_PER_H = 16.0
 """A slope that is above this for sure, and a rise above ``GROWTH_RATIO``, is a leak."""
 GROWTH_RATIO = 0.03
 MAX_LOST_WITH_A_SENDER = SEND_QUEUE_FRAMES + 2
 """What a killed sender's own queue holds, the frame in its hand, and one on its way into the socket."""
 PATIENCE_S = 120.0
+LOG_STOPPED = "the audit log has stopped"
+AUDIT_BYTES, AUDIT_FILES = 2**20, 4
+EVIDENCE_BYTES, EVIDENCE_FILES = 2**22, 100
+SCRAPE_EVERY_S = 5.0
+CLOCK_TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 
 
 def main() -> int:
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("--minutes", type=float, default=10.0)
     options.add_argument("--seed", type=int, default=None)
+    options.add_argument("--json", type=Path, default=None, metavar="FILE", help="write the figures there, too")
     options.add_argument("--send", nargs=4, metavar=("STATION", "FOLDER", "FIRST", "SEED"), help=argparse.SUPPRESS)
     asked = options.parse_args()
     if asked.send:
@@ -52,7 +67,11 @@ def main() -> int:
     seed = int(time.time()) if asked.seed is None else asked.seed
     print(f"soak: {asked.minutes:g} minutes, seed {seed}", flush=True)
     with tempfile.TemporaryDirectory(prefix="soak") as folder:
-        return Soak(Path(folder), seed).run(asked.minutes * 60)
+        soak = Soak(Path(folder), seed)
+        code = soak.run(asked.minutes * 60)
+    if asked.json is not None:
+        asked.json.write_text(json.dumps(soak.figures, indent=1) + "\n")
+    return code
 
 
 # ---------------------------------------------------------------------------------------------------- the senders
@@ -129,6 +148,8 @@ class Listener:
         """Frame id, dropped_before, decision and bank id, by station."""
         self.status: dict[str, dict] = {}
         self.refusals = 0
+        self.disk_faults = 0
+        """How often status began to say that nothing can be written."""
         self.thread = threading.Thread(target=self._listen)
         self.thread.start()
 
@@ -146,6 +167,9 @@ class Listener:
         if topic.startswith("status/"):
             before = self.status.get(header["station"], {}).get("refused_bank")
             self.refusals += before is None and header["refused_bank"] is not None
+            told = self.status.get(header["station"], {}).get("message") or ""
+            begins = LOG_STOPPED not in told and LOG_STOPPED in (header["message"] or "")
+            self.disk_faults += begins and header["station"] == next(iter(STATIONS))  # one daemon, one log
             self.status[header["station"]] = header
         else:
             row = (header["frame_id"], header["dropped_before"], header["decision"], header["bank_id"])
@@ -180,19 +204,34 @@ class Soak:
 
     def __init__(self, folder: Path, seed: int) -> None:
         self.folder = folder
+        self.seed = seed
         self.dice = np.random.default_rng(seed)
         self.generations: dict[str, list[Generation]] = defaultdict(list)
         self.faults: dict[str, int] = defaultdict(int)
         self.samples: list[tuple[float, float]] = []
         self.deck: list[Callable[[], None]] = []
         self.staller: Staller | None = None
+        self.disk = small_disk(folder / "disk")
+        self.disk_is_full = False
+        self.judged_while_full = 0
+        self._judged_at_full = 0
+        self.figures: dict[str, Any] = {}
         self.log = folder / "daemon.log"
 
     def run(self, duration_s: float) -> int:
         """Give the exit code: 0 where everything is accounted for."""
+        try:
+            return self._run(duration_s)
+        finally:
+            self.disk.close()
+
+    def _run(self, duration_s: float) -> int:
         config = self._prepare()
-        with self.log.open("w") as log:
-            self.daemon = subprocess.Popen([sys.executable, "-m", "edge_uad", "serve", "--config", config], stderr=log)
+        command = [sys.executable, "-m", "edge_uad", "serve", "--config", config]
+        # a pipe, because a quota on files is the log's, too
+        self.daemon = subprocess.Popen(command, stderr=subprocess.PIPE)
+        pump = threading.Thread(target=self._keep_log)
+        pump.start()
         try:
             self._wait(lambda: " ready" in self.log.read_text(), "the daemon is not ready")
             self.endpoint = self.log.read_text().split("verdicts on ")[1].split()[0]
@@ -208,6 +247,12 @@ class Soak:
             if self.daemon.poll() is None:
                 self.daemon.kill()
             self.daemon.wait()
+            pump.join()
+
+    def _keep_log(self) -> None:
+        with self.log.open("wb", buffering=0) as log:
+            for line in self.daemon.stderr:
+                log.write(line)
 
     def _prepare(self) -> Path:
         model = models.export_tiny_model(self.folder / "tiny.onnx")
@@ -223,28 +268,59 @@ class Soak:
         ]
         publish = {"endpoint": f"ipc://{self.folder}/out", "heatmap": "always", "queue_messages": 500}
         config = self.folder / "line.yaml"
-        config.write_text(json.dumps({"stations": stations, "model": str(model), "threads": 1, "publish": publish}))
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            self.metrics = f"127.0.0.1:{free.getsockname()[1]}"
+        self.audit = self.folder / "disk" / "verdicts.jsonl"
+        content = {
+            "stations": stations,
+            "model": str(model),
+            "threads": 1,
+            "publish": publish,
+            "audit": {"file": str(self.audit), "max_bytes": AUDIT_BYTES, "max_files": AUDIT_FILES},
+            "evidence": {
+                "folder": str(self.folder / "disk" / "evidence"),
+                "max_bytes": EVIDENCE_BYTES,
+                "max_files": EVIDENCE_FILES,
+            },
+            "metrics": {"endpoint": self.metrics},
+        }
+        config.write_text(json.dumps(content))
+        self.log.touch()
         return config
 
     def _soak(self, duration_s: float) -> int:
-        self._start_senders()
-        time.sleep(QUIET_S)
-        before = self._quiet()
-        self._start_senders()
+        self.reader = AuditReader(self.audit)
+        try:
+            self._start_senders()
+            self._wait(lambda: self._n_verdicts() >= WARM_UP_VERDICTS, "the first frames are not judged")
+            before = self._quiet()
+            self._start_senders()
+            cpu_s = self._cpu_s()
+            self._inject_faults(duration_s)
+            cores = (self._cpu_s() - cpu_s) / duration_s
+            self._mend_disk()
+            after = self._quiet()
+            metrics = self._metrics()
+            self.daemon.send_signal(signal.SIGTERM)
+            code = self.daemon.wait(PATIENCE_S)
+        finally:
+            self.reader.close()
+        return self._report(duration_s, before=before, after=after, code=code, cores=cores, metrics=metrics)
+
+    def _inject_faults(self, duration_s: float) -> None:
         started_s = time.monotonic()
-        fault_due_s = started_s + 1
+        fault_due_s = scrape_due_s = started_s + 1
         while time.monotonic() < started_s + duration_s:
             time.sleep(SAMPLE_EVERY_S)
             if self.daemon.poll() is not None:
                 raise SystemExit(f"soak: the daemon ended\n{self.log.read_text()[-5000:]}")
             self.samples.append((time.monotonic() - started_s, self._rss_mib()))
+            if time.monotonic() > scrape_due_s:
+                self._metrics()
+                scrape_due_s = time.monotonic() + SCRAPE_EVERY_S
             if time.monotonic() > fault_due_s:
                 self._fault()
                 fault_due_s = time.monotonic() + self.dice.uniform(*FAULT_EVERY_S)
-        after = self._quiet()
-        self.daemon.send_signal(signal.SIGTERM)
-        code = self.daemon.wait(PATIENCE_S)
-        return self._report(duration_s, before, after, code)
 
     def _start_senders(self) -> None:
         for station in STATIONS:
@@ -259,8 +335,17 @@ class Soak:
 
     def _fault(self) -> None:
         if not self.deck:
-            faults = [self._kill_sender, self._swap_bank, self._break_bank, self._reload, self._stall]
+            faults = [
+                self._kill_sender,
+                self._swap_bank,
+                self._break_bank,
+                self._reload,
+                self._stall,
+                self._fill_disk,
+            ]
             self.deck = [faults[card] for card in self.dice.permutation(len(faults))]
+        if self.disk_is_full:  # from one fault to the next
+            self._make_room()
         fault = self.deck.pop()
         self.faults[fault.__name__.removeprefix("_")] += 1
         fault()
@@ -288,6 +373,38 @@ class Soak:
             self.staller.close()
             self.staller = None
 
+    def _fill_disk(self) -> None:
+        self.disk.fill(self.daemon.pid)
+        self.disk_is_full = True
+        self._judged_at_full = self._n_verdicts()
+
+    def _make_room(self) -> None:
+        self.judged_while_full += self._n_verdicts() - self._judged_at_full
+        self.disk.make_room(self.daemon.pid)
+        self.disk_is_full = False
+
+    def _mend_disk(self) -> None:
+        """Make room, and wait until the log is written again: the senders are still at work."""
+        if self.disk_is_full:
+            self._make_room()
+
+        def well() -> bool:
+            return not any(LOG_STOPPED in (status["message"] or "") for status in self.listener.status.values())
+
+        self._wait(well, "the audit log does not go on after there is room again")
+
+    def _n_verdicts(self) -> int:
+        return sum(map(len, self.listener.verdicts.values()))
+
+    def _metrics(self) -> dict[str, float]:
+        """Samples by name, added up over their labels but for the kind of loss."""
+        with urllib.request.urlopen(f"http://{self.metrics}/metrics", timeout=PATIENCE_S) as answer:
+            text = answer.read().decode()
+        told: dict[str, float] = defaultdict(float)
+        for name, what, value in re.findall(r'^(\w+)(?:\{(?:what="([^"]+)")?.*\})? (\S+)$', text, re.MULTILINE):
+            told[f"{name} {what}".strip()] += float(value)
+        return told
+
     def _quiet(self) -> tuple[int, int]:
         """End the senders, wait until all is judged; threads and descriptors then."""
         for generations in self.generations.values():
@@ -310,6 +427,10 @@ class Soak:
                 return False
         return True
 
+    def _cpu_s(self) -> float:
+        fields = Path(f"/proc/{self.daemon.pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / CLOCK_TICKS_PER_S
+
     def _rss_mib(self) -> float:
         status = Path(f"/proc/{self.daemon.pid}/status").read_text()
         return int(status.split("VmRSS:")[1].split()[0]) / 1024
@@ -323,31 +444,106 @@ class Soak:
 
     # ------------------------------------------------------------------------------------------------- the report
 
-    def _report(self, duration_s: float, before: tuple[int, int], after: tuple[int, int], code: int) -> int:
+    def _report(
+        self,
+        duration_s: float,
+        *,
+        before: tuple[int, int],
+        after: tuple[int, int],
+        code: int,
+        cores: float,
+        metrics: dict[str, float],
+    ) -> int:
         faults: list[str] = []
+        stations = {}
         print(f"{'station':8} {'sent':>7} {'verdicts':>9} {'invalid':>8} {'dropped':>8} {'lost with a sender':>19}")
         for station in STATIONS:
-            faults += self._check_station(station)
+            stations[station], found = self._check_station(station)
+            faults += found
         slope, error, rise = self._slope()
-        print(f"faults: {', '.join(f'{name} {n}' for name, n in sorted(self.faults.items()))}")
-        print(f"banks refused: {self.listener.refusals}; followed: {self.log.read_text().count(' follows bank ')}")
-        overruns = sum(status["verdict_overruns"] for status in self.listener.status.values())
-        print(f"subscribers fell behind: {overruns} times")
-        memory = f"{self.samples[-1][1]:.1f} MiB at the end, slope {slope:+.2f} ± {error:.2f} MiB/h, rise {rise:+.2%}"
-        print(f"memory: {memory}")
-        print(f"threads: {before[0]} before, {after[0]} after; descriptors: {before[1]} before, {after[1]} after")
+        log = self.log.read_text()
+        statuses = self.listener.status.values()
+        figures = self.figures = {
+            "version": __version__,
+            "machine": f"{os.cpu_count()} cores, {platform.machine()}, Python {platform.python_version()}",
+            "minutes": duration_s / 60,
+            "seed": self.seed,
+            "stations": stations,
+            "faults": dict(sorted(self.faults.items())),
+            "banks": {"refused": self.listener.refusals, "followed": log.count(" follows bank ")},
+            "subscribers_fell_behind": sum(status["verdict_overruns"] for status in statuses),
+            "heatmaps_skipped": sum(status["heatmaps_skipped"] for status in statuses),
+            "audit": {
+                "verdicts": self._n_verdicts(),
+                "entries": self.reader.entries.total(),
+                "lost": self.reader.lost,
+                "gaps": self.reader.gaps,
+            },
+            "disk": {
+                "kind": self.disk.kind,
+                "told_in_status": self.listener.disk_faults,
+                "judged_while_full": self.judged_while_full,
+            },
+            "rss_mib": {
+                "start": self.samples[len(self.samples) // 5][1],
+                "end": self.samples[-1][1],
+                "slope_per_h": slope,
+                "slope_error": error,
+                "rise_ratio": rise,
+            },
+            "cpu_cores": cores,
+            "threads": {"before": before[0], "after": after[0]},
+            "descriptors": {"before": before[1], "after": after[1]},
+            "exit_code": code,
+        }
+        self._print(figures)
+        faults += self._check_disk(metrics)
         if slope - 2 * error > GROWTH_MIB_PER_H and rise > GROWTH_RATIO:
             faults.append("memory grows")
-        if after != before:
+        # a library makes its pool, of a thread less than there are cores, when it first has work for it
+        if after[0] - before[0] >= max(os.cpu_count() or 1, 2) or after[1] > before[1]:
             faults.append("threads or descriptors are left behind")
         if code:
             faults.append(f"the daemon's exit code is {code}")
-        if "Traceback" in self.log.read_text():
-            faults.append("a fault inside:\n" + self.log.read_text()[-5000:])
+        if "Traceback" in log:
+            faults.append("a fault inside:\n" + log[-5000:])
+        figures["failed"] = faults
         print(f"soak of {duration_s / 60:g} minutes: {'passed' if not faults else '; '.join(faults)}")
         return int(bool(faults))
 
-    def _check_station(self, station: str) -> list[str]:
+    def _print(self, figures: dict[str, Any]) -> None:
+        print(f"faults: {', '.join(f'{name} {n}' for name, n in figures['faults'].items())}")
+        print(f"banks refused: {figures['banks']['refused']}; followed: {figures['banks']['followed']}")
+        print(f"subscribers fell behind: {figures['subscribers_fell_behind']} times")
+        print(f"heatmaps not drawn: {figures['heatmaps_skipped']}")
+        audit, disk, rss = figures["audit"], figures["disk"], figures["rss_mib"]
+        print(f"audit log: {audit['entries']} lines, {audit['lost']} lost in {audit['gaps']} gaps")
+        print(f"full disk ({disk['kind']}): told {disk['told_in_status']} times, {disk['judged_while_full']} judged")
+        slope = f"slope {rss['slope_per_h']:+.2f} ± {rss['slope_error']:.2f} MiB/h, rise {rss['rise_ratio']:+.2%}"
+        print(f"memory: {rss['end']:.1f} MiB at the end, {slope}; CPU: {figures['cpu_cores']:.2f} cores")
+        threads, descriptors = figures["threads"], figures["descriptors"]
+        print(
+            f"threads: {threads['before']} before, {threads['after']} after; "
+            f"descriptors: {descriptors['before']} before, {descriptors['after']} after"
+        )
+
+    def _check_disk(self, metrics: dict[str, float]) -> list[str]:
+        """Every verdict is in the log or counted as lost, and the metrics say the same."""
+        verdicts, entries, lost = self._n_verdicts(), self.reader.entries.total(), self.reader.lost
+        faults = list(self.reader.faults)
+        if entries + lost != verdicts:
+            faults.append(f"{verdicts} verdicts, but {entries} audit lines and {lost} counted as lost")
+        told = (metrics["edge_uad_frames_total"], metrics["edge_uad_archive_lost_total audit line"])
+        if told != (verdicts, lost):
+            faults.append(f"the metrics count {told}: {verdicts} verdicts were given, {lost} audit lines lost")
+        if self.faults["fill_disk"]:
+            if not lost or not self.listener.disk_faults:
+                faults.append("the disk was full, and nothing was told or lost")
+            if not self.judged_while_full:
+                faults.append("nothing was judged while the disk was full")
+        return faults
+
+    def _check_station(self, station: str) -> tuple[dict[str, int], list[str]]:
         verdicts, status = self.listener.verdicts[station], self.listener.status[station]
         ids = [frame_id for frame_id, *_ in verdicts]
         dropped = sum(row[1] for row in verdicts)
@@ -355,17 +551,19 @@ class Soak:
         lost = sent - len(ids) - dropped
         invalid = sum(row[2] == "invalid" for row in verdicts)
         print(f"{station:8} {sent:7} {len(ids):9} {invalid:8} {dropped:8} {lost:19}")
+        row = {"sent": sent, "verdicts": len(ids), "invalid": invalid, "dropped": dropped, "lost_with_a_sender": lost}
         faults = []
         if any(one >= other for one, other in itertools.pairwise(ids)):
             faults.append(f"{station}: the order is broken")
         if status["judged"] + status["dropped"] != status["frames_seen"] or status["judged"] != len(ids):
             faults.append(f"{station}: the daemon counts {status}, {len(ids)} verdicts came")
         killed = sum(generation.killed for generation in self.generations[station])
+        row["senders_killed"] = killed
         if not 0 <= lost <= killed * MAX_LOST_WITH_A_SENDER:
             faults.append(f"{station}: {lost} frames are missing, with {killed} senders killed")
         if STATIONS[station] == "every":
             faults += [f"{station}: frame {frame_id} is missing" for frame_id in self._missing(station, set(ids))]
-        return faults
+        return row, faults
 
     def _missing(self, station: str, ids: set[int]) -> list[int]:
         """Frames without a verdict that did not go with a killed sender: that one takes its last ones along."""

@@ -8,38 +8,44 @@ from edge_uad.archive import Archive
 from edge_uad.artefacts import opened_inside
 from edge_uad.audit import AuditLog
 from edge_uad.backbones import open_backbone
-from edge_uad.bank import PatchBank, SearchDevice, short_id
+from edge_uad.backbones.certificate import require_certificate
+from edge_uad.bank import PatchBank, short_id
 from edge_uad.curve import ServerKeys, load_server_keys
 from edge_uad.errors import ModelError, SettingsError
 from edge_uad.evidence import EvidenceStore
 from edge_uad.interfaces import Backbone, VerdictSink
 from edge_uad.metrics import Metrics, MetricsServer
-from edge_uad.pipeline import Embedder, Inspector, StageTimer
+from edge_uad.pipeline import Embedder, Inspector
 from edge_uad.preprocess import Preprocessor
 from edge_uad.publish import ZmqPublisher
 from edge_uad.records import Box, Geometry
+from edge_uad.search import SearchDevice
 from edge_uad.settings import Settings, StationSettings
 from edge_uad.sinks import FanOut, Fault
 from edge_uad.sources import EXCLUSIVE_KINDS, SourceAddress, make_source, parse_source
 from edge_uad.sources.capture import Backoff
+from edge_uad.stages import StageTimer
 from edge_uad.station import Mode, Station
 from edge_uad.swap import BankWatch
 
 
 def load_backbone(model: Path, *, provider: str = "cpu", threads: int = 0, batched: bool = False) -> Backbone:
-    """Open a model file.
+    """Open a model file; a precision lower than fp32 by its parity certificate alone.
 
     Args:
         model: the file.
-        provider: cpu, cuda or tensorrt.
+        provider: cpu, cuda, tensorrt or openvino.
         threads: of the CPU; 0 for one per core.
         batched: several images in one run, where the last bits of a score are worth the time won.
 
     Raises:
-        ModelError: not a model of edge-uad.
+        ModelError: not a model of edge-uad, or of a lower precision without a certificate that holds here.
+        MissingExtraError: what runs it is not installed.
         ProviderError: the accelerator asked for is not active.
     """
-    return open_backbone(model, provider=provider, threads=threads, batched=batched)
+    backbone = open_backbone(model, provider=provider, threads=threads, batched=batched)
+    require_certificate(backbone.card, model, provider=provider)
+    return backbone
 
 
 def make_embedder(
@@ -70,6 +76,7 @@ def load_inspector(
     bank_path: Path,
     *,
     search_device: SearchDevice = "cpu",
+    search_threads: int = 0,
     within: Path | None = None,
     on_stage: StageTimer | None = None,
 ) -> Inspector:
@@ -78,7 +85,8 @@ def load_inspector(
     Args:
         backbone: the one that the bank was built with.
         bank_path: the file.
-        search_device: where faiss searches.
+        search_device: cpu or gpu.
+        search_threads: of the CPU; 0 for one per core.
         within: the folder that the file must lie in; None for any.
         on_stage: told what each stage took.
 
@@ -88,7 +96,7 @@ def load_inspector(
         ProviderError: the GPU was asked for and cannot be used.
     """
     with opened_inside(bank_path, within) as opened:
-        bank = PatchBank.load(opened, search_device=search_device, name=bank_path)
+        bank = PatchBank.load(opened, search_device=search_device, search_threads=search_threads, name=bank_path)
     manifest = bank.manifest
     if manifest.model_id != backbone.card.model_id:
         raise ModelError(
@@ -108,7 +116,7 @@ def load_inspector(
 
 
 def assemble_line(
-    settings: Settings, model: Path, *, wake: Callable[[], None]
+    settings: Settings, model: Path, *, wake: Callable[[], None], on_stage: StageTimer | None = None
 ) -> tuple[list[Station], FanOut, BankWatch]:
     """Everything that a daemon runs: stations that share one backbone, their banks, the socket that tells verdicts.
 
@@ -116,6 +124,7 @@ def assemble_line(
         settings: of the line.
         model: the backbone's file.
         wake: called, from capture threads, when a station has something to do.
+        on_stage: told what each stage took, beside the metrics.
 
     Raises:
         UsageError: a source is not there or taken twice, or an endpoint is not allowed or in use.
@@ -135,12 +144,14 @@ def assemble_line(
             model, provider=settings.provider, threads=settings.threads, batched=settings.max_batch > 1
         )
     metrics = None if settings.metrics.endpoint is None else Metrics()
+    timer = _stage_timer(metrics, on_stage)
     load = partial(
         load_inspector,
         backbone,
         search_device=settings.search_device,
+        search_threads=settings.threads,
         within=settings.artefacts_dir,
-        on_stage=None if metrics is None else metrics.observe_stage,
+        on_stage=timer,
     )
     banks = BankWatch([one.bank for one in settings.stations], load=load, wake=wake)
     inspectors = {bank: load(bank) for bank in dict.fromkeys(one.bank for one in settings.stations)}
@@ -167,8 +178,23 @@ def assemble_line(
         insecure=settings.publish.insecure,
         keys=keys,
         queue_messages=settings.publish.queue_messages,
+        on_stage=timer,
     )
     return stations, _fan_out(settings, publisher, stations, metrics), banks
+
+
+def _stage_timer(metrics: Metrics | None, on_stage: StageTimer | None) -> StageTimer | None:
+    """Whoever wants to know; None where nobody does, so that nothing is measured."""
+    if metrics is None:
+        return on_stage
+    if on_stage is None:
+        return metrics.observe_stage
+
+    def tell_both(stage: str, seconds: float) -> None:
+        metrics.observe_stage(stage, seconds)
+        on_stage(stage, seconds)
+
+    return tell_both
 
 
 def _fan_out(
@@ -196,6 +222,7 @@ def _watch(metrics: Metrics, publisher: ZmqPublisher, stations: Sequence[Station
     for station in stations:
         metrics.watch_queue(station.name, _waiting_at(station))
     metrics.watch_overruns(publisher.overruns.copy)
+    metrics.watch_skipped(publisher.skipped.copy)
     if archive is not None:
         metrics.watch_archive(archive)
 

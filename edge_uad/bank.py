@@ -1,4 +1,4 @@
-"""PatchBank: what good parts look like, in one file; the only place that searches (ALGORITHM §4, §5)."""
+"""PatchBank: what good parts look like, in one file (ALGORITHM §4)."""
 
 import dataclasses
 import hashlib
@@ -7,22 +7,20 @@ import math
 import os
 import tempfile
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-import faiss
 import numpy as np
 from pydantic import TypeAdapter, ValidationError
 from safetensors import SafetensorError
 from safetensors.numpy import load as load_tensors
 from safetensors.numpy import save_file
 
-from edge_uad.errors import BankError, ProviderError, UsageError
+from edge_uad.errors import BankError, UsageError
 from edge_uad.records import MAX_BPM_KERNEL, BankManifest, Embedding, Float32, Int, PatchDistances, PatchMask
+from edge_uad.search import PatchSearch, SearchDevice
 
 BANK_SCHEMA = 1
 UNIT_NORM_TOLERANCE = 1e-3
-
-SearchDevice = Literal["cpu", "gpu"]
 
 _MANIFEST_KEY = "edge_uad_manifest"
 _MANIFEST = TypeAdapter(BankManifest)
@@ -36,7 +34,8 @@ class PatchBank:
         patch_image: int32 (M,), ascending: from which image each patch came.
         calibration: float32 (n,), ascending: scores of the good images against patches of other good images.
         manifest: how it was made.
-        search_device: where faiss searches.
+        search_device: cpu or gpu.
+        search_threads: of the CPU; 0 for one per core.
 
     Raises:
         ProviderError: the GPU was asked for and cannot be used.
@@ -50,12 +49,13 @@ class PatchBank:
         calibration: Float32,
         manifest: BankManifest,
         search_device: SearchDevice = "cpu",
+        search_threads: int = 0,
     ) -> None:
         self.patches = patches
         self.patch_image = patch_image
         self.calibration = calibration
         self.manifest = manifest
-        self._search = PatchSearch(patches, device=search_device)
+        self._search = PatchSearch(patches, device=search_device, threads=search_threads)
 
     @classmethod
     def sealed(cls, *, patches: Float32, patch_image: Int, calibration: Float32, manifest: BankManifest) -> "PatchBank":
@@ -89,12 +89,15 @@ class PatchBank:
             ) from error
 
     @classmethod
-    def load(cls, path: Path, *, search_device: SearchDevice = "cpu", name: Path | None = None) -> "PatchBank":
+    def load(
+        cls, path: Path, *, search_device: SearchDevice = "cpu", search_threads: int = 0, name: Path | None = None
+    ) -> "PatchBank":
         """Read and verify a bank file.
 
         Args:
             path: what is read.
-            search_device: where faiss searches.
+            search_device: cpu or gpu.
+            search_threads: of the CPU; 0 for one per core.
             name: how errors name the file, where ``path`` is only the way to it.
 
         Raises:
@@ -119,69 +122,8 @@ class PatchBank:
             calibration=tensors["calibration"],
             manifest=manifest,
             search_device=search_device,
+            search_threads=search_threads,
         )
-
-
-class PatchSearch:
-    """Exact nearest neighbours among unit-norm patches, by faiss.
-
-    Args:
-        patches: float32 (M, D), unit norm.
-        device: where faiss searches.
-
-    Raises:
-        ProviderError: the GPU was asked for and cannot be used.
-    """
-
-    def __init__(self, patches: Float32, *, device: SearchDevice = "cpu") -> None:
-        self._patches = np.ascontiguousarray(patches, np.float32)
-        self._gpu_index = _gpu_index(self._patches) if device == "gpu" else None
-
-    def nearest(self, queries: Float32, neighbours: int = 1) -> tuple[Float32, Int]:
-        """Squared distances and rows of the nearest patches.
-
-        Args:
-            queries: float32 (n, D), unit norm.
-            neighbours: k.
-
-        Returns:
-            Squared distances float32 (n, k), ascending, 0..4; rows int64 (n, k). Where the bank holds fewer than k
-            patches, k is their number.
-        """
-        k = min(neighbours, len(self._patches))
-        queries = np.ascontiguousarray(queries, np.float32)
-        if self._gpu_index is None:
-            cosine, rows = faiss.knn(queries, self._patches, k, metric=faiss.METRIC_INNER_PRODUCT)
-        else:
-            cosine, rows = self._gpu_index.search(queries, k)
-        # unit norm: ‖a − b‖² = 2 − 2·cos; rounding can leave the range by an ulp
-        return np.clip(2 - 2 * cosine, 0, 4), rows
-
-    def distances(self, embedding: Embedding, mask: PatchMask, *, neighbours: int) -> PatchDistances:
-        """Mean of the k squared distances per foreground patch; 0 and row -1 for the others."""
-        squared = np.zeros(len(embedding.tokens), np.float32)
-        rows = np.full(len(embedding.tokens), -1, np.int64)
-        if mask.foreground.any():
-            found, found_rows = self.nearest(embedding.tokens[mask.foreground], neighbours)
-            squared[mask.foreground] = found.mean(axis=1)
-            if mask.weight is not None:
-                squared *= mask.weight
-            rows[mask.foreground] = found_rows[:, 0]
-        return PatchDistances(squared=squared, nearest=rows, grid_hw=embedding.grid_hw)
-
-
-def _gpu_index(patches: Float32) -> Any:
-    """The patches as a flat index on the first GPU: as exact as the CPU's search."""
-    if not hasattr(faiss, "StandardGpuResources"):
-        raise ProviderError(
-            "this faiss cannot search on a GPU; replace it by that of the [gpu] extra: "
-            "pip uninstall faiss-cpu, then pip install 'edge-uad[gpu]'"
-        )
-    if faiss.get_num_gpus() == 0:
-        raise ProviderError("searching on the GPU was asked for and faiss finds none; use --search-device cpu")
-    index = faiss.index_cpu_to_gpu(faiss.StandardGpuResources(), 0, faiss.IndexFlatIP(patches.shape[1]))
-    index.add(patches)
-    return index
 
 
 def content_id(manifest: BankManifest, patches: Float32, patch_image: Int, calibration: Float32) -> str:

@@ -10,6 +10,7 @@ import re
 import stat
 import struct
 import threading
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -26,6 +27,8 @@ SECRET_SUFFIX = ".key_secret"  # noqa: S105  (the end of a file's name)
 NAME_PATTERN = r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}"
 MAX_KEY_FILE_BYTES = 4096
 MAX_CLIENTS = 4096
+LOOK_EVERY_S = 1.0
+"""How often the clients' folder is looked at; a change holds from the second look at it."""
 
 _ENTRY = re.compile(rb'^\s+(public|secret)-key\s*=\s*"([^"\n]{40})"\s*$', re.MULTILINE)
 _OTHERS = stat.S_IRWXG | stat.S_IRWXO
@@ -37,6 +40,9 @@ _POLL_MS = 100
 
 log = logging.getLogger("edge_uad.curve")
 
+_Marks = frozenset[tuple[str, int, int, int]]
+"""Name, inode, time of change in ns and size of each key file of a folder."""
+
 
 @dataclass(frozen=True, slots=True)
 class KeyPair:
@@ -46,13 +52,51 @@ class KeyPair:
     secret: bytes = field(repr=False)
 
 
-@dataclass(frozen=True, slots=True)
 class ServerKeys:
-    """What a daemon needs: its own keys, and whom it lets in."""
+    """What a daemon needs: its own keys, and whom it lets in.
 
-    own: KeyPair
-    clients: frozenset[bytes]
-    """Public keys."""
+    Args:
+        own: its own pair.
+        clients: public keys.
+        folder: where the clients' keys were read, and are read again when it changes; None: they stay.
+    """
+
+    def __init__(self, *, own: KeyPair, clients: frozenset[bytes], folder: Path | None = None) -> None:
+        self.own = own
+        self.clients = clients
+        """Replaced as a whole, so that any thread may read it."""
+        self._folder = folder
+        # nothing is known of the folder yet: it may have changed since it was read
+        self._loaded: _Marks | None = None
+        self._seen: _Marks | None = None
+        self._looking = threading.Lock()
+        self._look_due_s = time.monotonic() + LOOK_EVERY_S
+
+    def look(self) -> None:
+        """Read the folder again where it changed and then stayed the same for a look. Bounded rate; any thread."""
+        if self._folder is None or time.monotonic() < self._look_due_s or not self._looking.acquire(blocking=False):
+            return
+        try:
+            self._look_due_s = time.monotonic() + LOOK_EVERY_S
+            marks = _marks(self._folder)
+            settled, self._seen = marks == self._seen, marks
+            if settled and marks != self._loaded:
+                self._loaded = marks
+                self._read_again(self._folder)
+        finally:
+            self._looking.release()
+
+    def _read_again(self, folder: Path) -> None:
+        try:
+            clients = _read_clients(folder)
+        except KeyFileError as error:
+            log.error("the clients' keys are left as they were: %s", error)  # noqa: TRY400  (told, no trace)
+            return
+        added, gone = len(clients - self.clients), len(self.clients - clients)
+        if not added and not gone:
+            return
+        self.clients = clients
+        log.info("the clients' keys were read again: %d are let in, %d new, %d gone", len(clients), added, gone)
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,16 +172,35 @@ def load_server_keys(server_key: Path, client_keys: Path) -> ServerKeys:
         KeyFileError: a file or the folder cannot be used, or nobody is allowed in.
     """
     own = load_key_pair(server_key)
-    try:
-        files = sorted(path for path in client_keys.iterdir() if path.suffix == PUBLIC_SUFFIX)
-    except OSError as error:
-        raise KeyFileError(f"the clients' keys in {client_keys} cannot be read: {error.strerror}") from error
-    if not 0 < len(files) <= MAX_CLIENTS:
+    clients = _read_clients(client_keys)
+    if not clients:
         raise KeyFileError(
-            f"{client_keys} holds {len(files)} public keys (*{PUBLIC_SUFFIX}), 1 to {MAX_CLIENTS} were expected; "
+            f"{client_keys} holds no public key (*{PUBLIC_SUFFIX}); "
             "make one for each client with edge-uad keys and put its public file there"
         )
-    return ServerKeys(own=own, clients=frozenset(map(load_public_key, files)))
+    return ServerKeys(own=own, clients=clients, folder=client_keys)
+
+
+def _read_clients(folder: Path) -> frozenset[bytes]:
+    try:
+        files = sorted(path for path in folder.iterdir() if path.suffix == PUBLIC_SUFFIX)
+    except OSError as error:
+        raise KeyFileError(f"the clients' keys in {folder} cannot be read: {error.strerror}") from error
+    if len(files) > MAX_CLIENTS:
+        raise KeyFileError(
+            f"{folder} holds {len(files)} public keys (*{PUBLIC_SUFFIX}), {MAX_CLIENTS} at most were expected; "
+            "leave there those of this daemon's clients alone"
+        )
+    return frozenset(map(load_public_key, files))
+
+
+def _marks(folder: Path) -> _Marks | None:
+    """None where the folder cannot be read."""
+    try:
+        found = [(entry.name, entry.stat()) for entry in os.scandir(folder) if entry.name.endswith(PUBLIC_SUFFIX)]
+    except OSError:
+        return None
+    return frozenset((name, status.st_ino, status.st_mtime_ns, status.st_size) for name, status in found)
 
 
 def load_client_keys(server_key: Path | None, client_key: Path | None) -> ClientKeys | None:
@@ -188,7 +251,7 @@ class Doorkeeper:
         door: AnySocket = context.socket(zmq.REP)
         door.setsockopt(zmq.LINGER, 0)
         door.bind(_ZAP_ENDPOINT)
-        self._thread = threading.Thread(target=self._keep, args=(door, keys.clients), name="curve", daemon=True)
+        self._thread = threading.Thread(target=self._keep, args=(door, keys), name="curve", daemon=True)
         self._thread.start()
 
     def guard(self, socket: AnySocket) -> None:
@@ -214,12 +277,13 @@ class Doorkeeper:
     ) -> None:
         self.close()
 
-    def _keep(self, door: AnySocket, clients: frozenset[bytes]) -> None:
+    def _keep(self, door: AnySocket, keys: ServerKeys) -> None:
         with door:
             while not self._stop.is_set():
                 try:
+                    keys.look()
                     if door.poll(_POLL_MS):
-                        door.send_multipart(self._answer(door.recv_multipart(), clients))
+                        door.send_multipart(self._answer(door.recv_multipart(), keys.clients))
                 except zmq.ZMQError:  # the context is gone: so are the sockets to guard
                     return
 

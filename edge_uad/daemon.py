@@ -5,17 +5,16 @@ One thread runs this loop and alone publishes; the judge and each source have th
 
 import contextlib
 import logging
-import signal
 import threading
 import time
-from collections.abc import Iterator, Sequence
-from types import FrameType
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
 from edge_uad.interfaces import VerdictSink
 from edge_uad.judge import Job
-from edge_uad.records import AnyFrame, Frame, StationState, Verdict
+from edge_uad.records import AnyFrame, Frame, StationState, StationStatus, Verdict
+from edge_uad.signals import Signals
 from edge_uad.station import Station
 from edge_uad.swap import BankWatch
 from edge_uad.systemd import Notifier
@@ -26,50 +25,13 @@ WAIT_S = 0.1
 """How long the loop sleeps where there is nothing to judge; a signal is seen after that at the latest."""
 RELEASE_S = 1.0
 """What each thread is granted to leave a call when the time to drain is over."""
+CLOSE_S = 10.0
+"""What the sinks are granted to write and send what they hold; each has a shorter bound of its own."""
+FORCED_S = 1.0
+"""What remains of these once a second signal has come."""
 WARM_UP_PX = 256
 
 log = logging.getLogger("edge_uad.daemon")
-
-
-class Signals:
-    """SIGTERM and SIGINT as a count, SIGHUP as a wish; the handlers do nothing else."""
-
-    def __init__(self) -> None:
-        self._stops = 0
-        self._reload = False
-
-    @property
-    def requested(self) -> bool:
-        """Stop: judge what is queued, then leave."""
-        return self._stops > 0
-
-    @property
-    def forced(self) -> bool:
-        """A second signal: leave at once."""
-        return self._stops > 1
-
-    def take_reload(self) -> bool:
-        """Whether the banks are to be read again, once for each wish."""
-        asked, self._reload = self._reload, False
-        return asked
-
-    def note(self, signal_number: int = signal.SIGTERM, _stack: FrameType | None = None) -> None:
-        """The handler."""
-        if signal_number == signal.SIGHUP:
-            self._reload = True
-        else:
-            self._stops += 1
-
-    @contextlib.contextmanager
-    def installed(self) -> Iterator["Signals"]:
-        """Handle the signals inside a ``with`` block of the main thread."""
-        numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
-        before = [signal.signal(number, self.note) for number in numbers]
-        try:
-            yield self
-        finally:
-            for number, handler in zip(numbers, before, strict=True):
-                signal.signal(number, handler)
 
 
 class Daemon:
@@ -108,11 +70,11 @@ class Daemon:
         self._banks = banks
         self._turns = Turns(stations, tell=self._tell, wake=wake.set, max_batch=max_batch, max_wait_ms=max_wait_ms)
         self._stop_timeout_s = stop_timeout_s
-        self._stopping = False
+        self._ready = self._stopping = False
         self._status_due_s = 0.0
         self._told: dict[str, tuple[StationState, str | None]] = {}
         self.abandoned: list[str] = []
-        """What never gave its thread back: a station's source, an inference."""
+        """What never gave its thread back: a station's source, an inference, a sink."""
 
     def run(self) -> int:
         """Run until stopped.
@@ -134,20 +96,22 @@ class Daemon:
     def _startup(self) -> None:
         for station in self._stations:
             station.start()
-            self._sink.publish_status(station.status())
-        self._notifier.status("warming up")
+        self._tell_status()
         self._turns.start()
         for station in self._stations:
             if not self._stop.requested:
                 self._turns.warm_up(Job(station.inspector, _warm_up_frame(station)), go_on=self._warm_up_goes_on)
         self._raise_fault()
         if not self._stop.requested:
+            self._ready = True
+            self._tell_status()
             self._notifier.ready()
             log.info("ready")
 
     def _warm_up_goes_on(self) -> bool:
         self._wake.wait(WAIT_S)
         self._wake.clear()
+        self._tell_status_when_due()
         return not self._stop.requested
 
     def _main_loop(self) -> None:
@@ -172,7 +136,7 @@ class Daemon:
         """Let go of everything, in this order, whatever fails of it."""
         self._stopping = True
         with contextlib.ExitStack() as last:
-            last.callback(self._sink.close)
+            last.callback(self._close_sink)
             last.callback(self._tell_status)
             last.callback(self._end_threads)
             self._turns.give_up("the daemon was stopped before this frame was judged")
@@ -180,14 +144,48 @@ class Daemon:
     def _end_threads(self) -> None:
         for station in self._stations:
             station.request_stop()
-        if not self._turns.close(RELEASE_S):
+        if not self._waited(self._turns.close, RELEASE_S):
             self.abandoned.append("inference")
             log.warning("an inference does not come back; it is abandoned")
         until_s = time.monotonic() + RELEASE_S
         for station in self._stations:
-            if not station.release(until_s - time.monotonic()):
+            if not self._waited(station.release, until_s - time.monotonic()):
                 self.abandoned.append(station.name)
                 log.warning("%s: the source does not give its thread back; it is abandoned", station.name)
+
+    def _close_sink(self) -> None:
+        """In a thread of its own: a disk that does not answer must not keep a second signal waiting."""
+        faults: list[BaseException] = []
+
+        def close() -> None:
+            try:
+                self._sink.close()
+            except BaseException as error:  # noqa: BLE001  (raised again by the thread that waits)
+                faults.append(error)
+
+        # a daemon thread: see above
+        closing = threading.Thread(target=close, name="close", daemon=True)
+        closing.start()
+
+        def closed(wait_s: float) -> bool:
+            closing.join(wait_s)
+            return not closing.is_alive()
+
+        if not self._waited(closed, CLOSE_S):
+            self.abandoned.append("sinks")
+            log.warning("what is published and kept is not closed in time; it is abandoned")
+        if faults:
+            raise faults[0]
+
+    def _waited(self, ended: Callable[[float], bool], timeout_s: float) -> bool:
+        """Whether it ended in time, asked again and again; from the second signal on that time is short."""
+        until_s, forced = time.monotonic() + timeout_s, False
+        while not ended(min(WAIT_S, max(until_s - time.monotonic(), 0.0))):
+            if self._stop.forced and not forced:
+                until_s, forced = min(until_s, time.monotonic() + FORCED_S), True
+            if time.monotonic() >= until_s:
+                return False
+        return True
 
     def _ended(self) -> bool:
         return all(station.ended for station in self._stations) and not self._turns.owing
@@ -238,8 +236,11 @@ class Daemon:
         self._status_due_s = time.monotonic() + STATUS_EVERY_S
         for station in self._stations:
             self._log_change(station)
-            self._sink.publish_status(station.status(stopping=self._stopping))
+            self._sink.publish_status(self._status(station))
         self._notifier.status(self._status_line())
+
+    def _status(self, station: Station) -> StationStatus:
+        return station.status(ready=self._ready, stopping=self._stopping)
 
     def _log_change(self, station: Station) -> None:
         state, message = standing = station.standing
@@ -250,9 +251,11 @@ class Daemon:
 
     def _status_line(self) -> str:
         def told(station: Station) -> str:
-            status = station.status(stopping=self._stopping)
+            status = self._status(station)
             return f"{status.station} {status.state}" + (f" ({status.message})" if status.message else "")
 
+        if not self._ready and not self._stopping:
+            return "warming up"
         return "; ".join(map(told, self._stations))
 
     def _raise_fault(self) -> None:

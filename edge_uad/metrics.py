@@ -35,6 +35,7 @@ class Metrics(Collector):
         self._statuses: dict[str, tuple[StationStatus, float]] = {}
         self._queues: dict[str, Callable[[], int]] = {}
         self._overruns: Callable[[], Mapping[str, int]] = dict
+        self._skipped: Callable[[], Mapping[str, int]] = dict
         self._archive: Archive | None = None
         self._inferred = False
         self._frames = Counter("edge_uad_frames", "Frames judged.", ("station", "decision"), registry=self.registry)
@@ -62,15 +63,18 @@ class Metrics(Collector):
         """Where to read how often a subscriber's queue was full, by topic."""
         self._overruns = overruns
 
+    def watch_skipped(self, skipped: Callable[[], Mapping[str, int]]) -> None:
+        """Where to read how many heatmaps were not drawn, by station."""
+        self._skipped = skipped
+
     def watch_archive(self, archive: Archive) -> None:
         """Where to read what was not written down."""
         self._archive = archive
 
     def observe_stage(self, stage: str, seconds: float) -> None:
-        """Count one stage of one frame, or of one batch."""
-        self._stages.labels(stage).observe(seconds)
-        if stage == "backbone":
-            self._inferred = True
+        """Count one stage of one frame, or of one batch; the warm-up's are none of the line's."""
+        if self._inferred:
+            self._stages.labels(stage).observe(seconds)
 
     def count(self, verdict: Verdict) -> None:
         """Count a verdict."""
@@ -79,6 +83,7 @@ class Metrics(Collector):
 
     def note(self, status: StationStatus) -> None:
         """Remember a life sign."""
+        self._inferred = self._inferred or status.ready
         self._statuses[status.station] = (status, time.monotonic())
 
     def health(self) -> tuple[bool, str]:
@@ -131,6 +136,8 @@ class Metrics(Collector):
         for topic, count in self._overruns().items():
             kind, _, station = topic.partition("/")
             drops.add_metric([station, f"subscriber too slow for {kind}"], count)
+        for station, count in self._skipped().items():
+            drops.add_metric([station, "heatmap not drawn"], count)
         return drops
 
     def _archived(self) -> Iterator[Metric]:

@@ -7,8 +7,10 @@ the colours, twice the threshold and more is the hottest.
 import cv2
 import numpy as np
 
-from edge_uad.records import Float32, Placement, UInt8
+from edge_uad.records import Bool, Float32, Placement, UInt8
 
+LONGEST_SIDE_PX = 1024
+"""Published heatmaps are pictures for people: larger ones are scaled down."""
 HOTTEST_LEVEL = 2.0
 """In thresholds."""
 FIRST_SHOWN_LEVEL = 0.8
@@ -28,12 +30,38 @@ def overlay(image: UInt8, heat: Float32, *, threshold: float, placement: Placeme
     Returns:
         uint8 (H, W, 3), RGB; a new array.
     """
-    level = heat_on_image(heat, (image.shape[0], image.shape[1]), placement) / max(threshold, 1e-12)
+    level = heat_on_image(heat, (image.shape[0], image.shape[1]), placement) / np.float32(max(threshold, 1e-12))
+    drawn = image.copy()
+    warm = _bounds(level > FIRST_SHOWN_LEVEL)  # elsewhere nothing is drawn: most good parts stay as they are
+    drawn[warm] = _blended(image[warm], level[warm])
+    return drawn
+
+
+def _blended(image: UInt8, level: Float32) -> UInt8:
     colours = cv2.applyColorMap(_to_uint8(level / HOTTEST_LEVEL), cv2.COLORMAP_TURBO)[:, :, ::-1]
     shown = np.clip((level - FIRST_SHOWN_LEVEL) / (FULLY_SHOWN_LEVEL - FIRST_SHOWN_LEVEL), 0, 1)
     blend = (STRONGEST_BLEND_RATIO * shown)[:, :, None]
     blended: UInt8 = np.rint(image * (1 - blend) + colours * blend).astype(np.uint8)
     return blended
+
+
+def _bounds(where: Bool) -> tuple[slice, slice]:
+    """The smallest rectangle that holds all of it: rows and columns; one pixel where there is nothing."""
+    rows, columns = np.flatnonzero(where.any(axis=1)), np.flatnonzero(where.any(axis=0))
+    if not len(rows):
+        return slice(0, 1), slice(0, 1)
+    return slice(int(rows[0]), int(rows[-1]) + 1), slice(int(columns[0]), int(columns[-1]) + 1)
+
+
+def at_most(image: UInt8, longest_px: int) -> UInt8:
+    """The image, uint8 (H, W, 3), scaled down where its longer side is longer, each pixel a mean."""
+    height, width = image.shape[:2]
+    ratio = longest_px / max(height, width)
+    if ratio >= 1:
+        return image
+    size = (max(round(width * ratio), 1), max(round(height * ratio), 1))
+    scaled: UInt8 = cv2.resize(image, size, interpolation=cv2.INTER_AREA).astype(np.uint8, copy=False)
+    return scaled
 
 
 def heat_on_image(heat: Float32, image_hw: tuple[int, int], placement: Placement) -> Float32:

@@ -1,8 +1,8 @@
 """Inspector: frames in, verdicts out. This file reads as the algorithm."""
 
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,7 +11,7 @@ from edge_uad.bank import PatchBank
 from edge_uad.errors import FrameError
 from edge_uad.interfaces import Backbone
 from edge_uad.masking import foreground, soft_foreground
-from edge_uad.overlay import overlay
+from edge_uad.overlay import at_most, overlay
 from edge_uad.preprocess import Preprocessor
 from edge_uad.records import (
     AnyFrame,
@@ -26,14 +26,10 @@ from edge_uad.records import (
     Verdict,
 )
 from edge_uad.scoring import decide, heatmap, image_score, p_value, peak
+from edge_uad.stages import StageTimer, timed
 
 BATCH_TOLERANCE = 1e-5
 """By so much the scores of a batch may differ from those of the same frames alone: a matrix product's last bits."""
-
-
-StageTimer = Callable[[str, float], None]
-"""Told a stage's name and the seconds it took, by the thread that judges."""
-STAGES = ("preprocess", "backbone", "masking", "search", "heatmap")
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,13 +83,9 @@ class Embedder:
         with self.timed("backbone"):
             return self.backbone.embed(pixels)
 
-    @contextmanager
-    def timed(self, stage: str) -> Iterator[None]:
+    def timed(self, stage: str) -> AbstractContextManager[None]:
         """Tell how long the block took, where somebody wants to know and it did not fail."""
-        started_s = time.perf_counter()
-        yield
-        if self._on_stage is not None:
-            self._on_stage(stage, time.perf_counter() - started_s)
+        return timed(self._on_stage, stage)
 
     def mask(self, embedding: Embedding) -> ForegroundEmbedding:
         """Check one image's embedding and mask its background.
@@ -193,7 +185,9 @@ class Inspector:
         """
         with self._embedder.timed("search"):
             distances = self.bank.distances(seen.embedding, seen.mask)
-        score = image_score(distances, top_ratio=self.manifest.top_ratio)
+        with self._embedder.timed("scoring"):
+            score = image_score(distances, top_ratio=self.manifest.top_ratio)
+            rank = p_value(score, self.bank.calibration)
         if not np.isfinite(score):
             raise FrameError("the anomaly score is not finite")
         with self._embedder.timed("heatmap"):
@@ -207,7 +201,7 @@ class Inspector:
             reason=None,
             score=score,
             threshold=self.threshold,
-            p_value=p_value(score, self.bank.calibration),
+            p_value=rank,
             foreground_ratio=float(seen.mask.foreground.mean()),
             peak=self._peak(frame.image, heat),
             heatmap=heat,
@@ -238,12 +232,22 @@ class Inspector:
             bank_id=self.bank_id,
         )
 
-    def overlay(self, frame: Frame, verdict: Verdict) -> UInt8:
-        """The frame with the verdict's heat over it, uint8 (H, W, 3), RGB; the frame itself where there is none."""
+    def overlay(self, frame: Frame, verdict: Verdict, *, longest_side_px: int | None = None) -> UInt8:
+        """The frame with the verdict's heat over it; the frame itself where there is none.
+
+        Args:
+            frame: one that this inspector judged.
+            verdict: its verdict.
+            longest_side_px: a larger picture is scaled down, before it is drawn on.
+
+        Returns:
+            uint8 (H, W, 3), RGB.
+        """
+        picture = frame.image if longest_side_px is None else at_most(frame.image, longest_side_px)
         if verdict.heatmap is None:
-            return frame.image
-        placement = self._embedder.preprocessor.placement(_hw(frame.image))
-        return overlay(frame.image, verdict.heatmap, threshold=self.threshold, placement=placement)
+            return picture
+        placement = self._embedder.preprocessor.placement(_hw(frame.image)).on_scaled(_hw(frame.image), _hw(picture))
+        return overlay(picture, verdict.heatmap, threshold=self.threshold, placement=placement)
 
     def _peak(self, image: UInt8, heat: Float32) -> tuple[int, int]:
         height, width = _hw(image)

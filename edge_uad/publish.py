@@ -7,29 +7,28 @@ and says nothing more of it. What is counted is therefore how often a subscriber
 that it sees by itself, from frame_id and dropped_before.
 """
 
+import threading
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Literal
 
-import cv2
 import zmq
 
 from edge_uad.curve import Doorkeeper, ServerKeys
 from edge_uad.endpoints import DEFAULT_VERDICT_ENDPOINT, AnySocket, bind, check_endpoint
-from edge_uad.records import Decision, Frame, StationStatus, UInt8, UnreadableFrame, Verdict
-from edge_uad.wire import encode_heatmap, encode_status, encode_verdict
+from edge_uad.pictures import Overlay, Pictures
+from edge_uad.records import Decision, Frame, StationStatus, UnreadableFrame, Verdict
+from edge_uad.stages import StageTimer, timed
+from edge_uad.wire import encode_status, encode_verdict
 
 HeatmapPolicy = Literal["anomalous", "always", "never"]
-Overlay = Callable[[Frame, Verdict], UInt8]
-"""Draws a verdict's heat over its frame: uint8 (H, W, 3), RGB."""
 
 DEFAULT_QUEUE_MESSAGES = 256
 LINGER_S = 1.0
 """How long ``close`` waits for what is still queued."""
-LONGEST_SIDE_PX = 1024
-"""Published heatmaps are pictures for people: larger ones are scaled down."""
-JPEG_QUALITY = 85
+PICTURES_CLOSE_S = 1.0
+"""How long ``close`` waits for pictures that are still to be drawn."""
 
 
 class ZmqPublisher:
@@ -37,11 +36,12 @@ class ZmqPublisher:
 
     Args:
         endpoint: ``tcp://127.0.0.1:5570`` or ``ipc:///…``.
-        overlays: how each station's heat is drawn; a station without one has no heatmaps.
+        overlays: gives, at a verdict, how that station's heat is drawn; a station without one has no heatmaps.
         heatmap: for which verdicts a picture is sent.
         insecure: allow addresses beyond this machine.
         keys: let in these CURVE keys alone; addresses beyond this machine are allowed then, too.
         queue_messages: what is held for one slow subscriber; what comes on top is dropped for that one.
+        on_stage: told what publishing, drawing and encoding took.
 
     Raises:
         EndpointError: in use, malformed, or open to the network without ``insecure``.
@@ -51,15 +51,23 @@ class ZmqPublisher:
         self,
         endpoint: str = DEFAULT_VERDICT_ENDPOINT,
         *,
-        overlays: Mapping[str, Overlay] | None = None,
+        overlays: Mapping[str, Callable[[], Overlay]] | None = None,
         heatmap: HeatmapPolicy = "anomalous",
         insecure: bool = False,
         keys: ServerKeys | None = None,
         queue_messages: int = DEFAULT_QUEUE_MESSAGES,
+        on_stage: StageTimer | None = None,
     ) -> None:
         check_endpoint(endpoint, insecure=insecure, keyed=keys is not None)
         self._overlays = dict(overlays or {})
         self._heatmap = heatmap
+        self._on_stage = on_stage
+        # pictures are sent by the thread that draws them; a lock is the full fence that ZeroMQ demands then
+        self._sending = threading.Lock()
+        self._closed = False
+        self._pictures = Pictures(self._send, on_stage=on_stage)
+        self.skipped = self._pictures.skipped
+        """Heatmaps that were asked for and never drawn, by station."""
         self._context: zmq.Context[AnySocket] = zmq.Context()
         self._doorkeeper = Doorkeeper(self._context, keys)
         self._socket: AnySocket = self._context.socket(zmq.PUB)
@@ -78,13 +86,13 @@ class ZmqPublisher:
             raise
 
     def publish(self, verdict: Verdict, frame: Frame | UnreadableFrame) -> None:
-        """Send the verdict, then its heatmap where one is asked for: the line does not wait for a picture."""
-        self._send(encode_verdict(verdict))
-        overlay = self._overlays.get(verdict.station)
-        if overlay is None or verdict.heatmap is None or not isinstance(frame, Frame) or not self._wanted(verdict):
-            return
-        picture = _at_most(overlay(frame, verdict), LONGEST_SIDE_PX)
-        self._send(encode_heatmap(verdict, encode_jpeg(picture), "jpeg", (picture.shape[0], picture.shape[1])))
+        """Send the verdict, and its heatmap, where one is asked for, as soon as it is drawn."""
+        with timed(self._on_stage, "publish"):
+            self._send(encode_verdict(verdict))
+            overlay = self._overlays.get(verdict.station)
+            if overlay is None or verdict.heatmap is None or not isinstance(frame, Frame) or not self._wanted(verdict):
+                return
+            self._pictures.ask(overlay(), verdict, frame)
 
     def publish_status(self, status: StationStatus) -> None:
         """Send a life sign; what it says of overruns is filled in here."""
@@ -93,12 +101,16 @@ class ZmqPublisher:
             verdict_overruns=self.overruns[f"verdict/{status.station}"],
             heatmap_overruns=self.overruns[f"heatmap/{status.station}"],
             status_overruns=self.overruns[f"status/{status.station}"],
+            heatmaps_skipped=self.skipped[status.station],
         )
         self._send(encode_status(counted))
 
     def close(self) -> None:
-        """Send what is still queued, for a second at most, and unbind."""
-        self._socket.close()
+        """Draw and send what is still queued, for a second each at most, and unbind."""
+        self._pictures.close(PICTURES_CLOSE_S)
+        with self._sending:
+            self._closed = True
+            self._socket.close()
         self._doorkeeper.close()
         self._context.term()
 
@@ -106,6 +118,11 @@ class ZmqPublisher:
         return self._heatmap == "always" or (self._heatmap == "anomalous" and verdict.decision is Decision.ANOMALOUS)
 
     def _send(self, parts: list[bytes]) -> None:
+        with self._sending:
+            if not self._closed:
+                self._send_alone(parts)
+
+    def _send_alone(self, parts: list[bytes]) -> None:
         if self._sent_to_all(parts):
             return
         self._socket.getsockopt(zmq.EVENTS)  # ZeroMQ looks seldom, in a hurry, who has caught up; asked, it looks
@@ -122,21 +139,3 @@ class ZmqPublisher:
         except zmq.Again:
             return False
         return True
-
-
-def encode_jpeg(picture: UInt8) -> bytes:
-    """JPEG of a uint8 (H, W, 3) RGB picture."""
-    _, encoded = cv2.imencode(
-        ".jpg", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY]
-    )
-    return encoded.tobytes()
-
-
-def _at_most(picture: UInt8, longest_px: int) -> UInt8:
-    height, width = picture.shape[:2]
-    ratio = longest_px / max(height, width)
-    if ratio >= 1:
-        return picture
-    size = (max(round(width * ratio), 1), max(round(height * ratio), 1))
-    scaled: UInt8 = cv2.resize(picture, size, interpolation=cv2.INTER_AREA).astype("uint8", copy=False)
-    return scaled

@@ -98,6 +98,58 @@ class Placement:
         x, y, w, h = self.image_rect
         return x + (x_px - input_x) * w / input_w, y + (y_px - input_y) * h / input_h
 
+    def on_scaled(self, image_hw: tuple[int, int], scaled_hw: tuple[int, int]) -> "Placement":
+        """The same part of the same image, after that was scaled from one size to another."""
+        by_height, by_width = scaled_hw[0] / image_hw[0], scaled_hw[1] / image_hw[1]
+        x, y, w, h = self.image_rect
+        return Placement((x * by_width, y * by_height, w * by_width, h * by_height), self.input_rect)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ParityTolerance:
+    """How far a lower precision may lie from fp32."""
+
+    flip_ratio: float
+    """Largest part of the images whose decision may differ."""
+    auroc_loss: float
+    """By so much the image AUROC may be lower."""
+    score_ratio: float
+    """Largest 99th percentile of the score differences, as a part of the threshold."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ParityCertificate:
+    """What a lower precision does to the verdicts: two banks of the same good parts, one per model, side by side."""
+
+    reference_model_id: str
+    """SHA-256 of the fp32 model file compared with."""
+    runtime: str
+    """What ran the model: a provider of an ONNX file, or ``engine``. It holds for no other."""
+    n_good: int
+    """Good images that both banks were built from; each is judged against the others."""
+    n_test: int
+    """Other images judged."""
+    images_digest: str
+    """SHA-256 over the digests of the images' files, in their order."""
+    threshold: float
+    """Of the fp32 bank."""
+    n_judged: int
+    """Images that at least one of the two could judge, good and test ones."""
+    flips: int
+    """Images with another decision than fp32's."""
+    auroc_reference: float | None
+    """Image AUROC of fp32 on the test images; None where these are not both good and anomalous."""
+    auroc: float | None
+    """That of this precision."""
+    largest_score_difference: float
+    p99_score_difference: float
+    tolerance: ParityTolerance
+    """What was allowed when it was made."""
+    made_at: str
+    """ISO 8601, UTC."""
+    made_by: str
+    """edge-uad and its version."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelCard:
@@ -113,13 +165,21 @@ class ModelCard:
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
     layers: tuple[int, ...]
-    """0-based blocks whose patch tokens are averaged."""
+    """0-based blocks whose patch tokens are joined."""
     attention_layer: int
     """0-based block whose CLS attention is the mask's source."""
     precision: str
-    """fp32 or fp16."""
+    """fp32, fp16 or int8."""
     licence: str
     weights_sha256: str
+    join: str = "mean"
+    """How the blocks' tokens are joined: mean or concat."""
+    neighbourhood: int = 1
+    """Side, in patches, of the surroundings blended into each token; 1 for the patch alone, the paper's."""
+    top_ratio: float = 0.05
+    """Part of the patches that makes the score, where a bank is not told otherwise; the paper's 5 %."""
+    certificate: ParityCertificate | None = None
+    """Of a precision lower than fp32: without one that holds, the model is not run."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -257,6 +317,10 @@ class StationStatus:
     """How often a verdict found a subscriber's queue full: that one misses verdicts until it has caught up."""
     heatmap_overruns: int = 0
     status_overruns: int = 0
+    heatmaps_skipped: int = 0
+    """Pictures that were asked for and not drawn, because too many waited already."""
+    ready: bool = False
+    """The first inference is done: frames are judged."""
     refused_bank: str | None = None
     """Why the newest bank file is not judged by; the one named by ``bank_id`` goes on."""
     schema: int = WIRE_SCHEMA

@@ -11,18 +11,18 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import ErrorDetails
 
-from edge_uad.bank import SearchDevice
 from edge_uad.endpoints import DEFAULT_VERDICT_ENDPOINT
 from edge_uad.errors import SettingsError
 from edge_uad.publish import DEFAULT_QUEUE_MESSAGES, HeatmapPolicy
 from edge_uad.records import Decision
+from edge_uad.search import SearchDevice
 from edge_uad.wire import MAX_STATION_CHARS
 
 MAX_CONFIG_BYTES = 1024 * 1024
 MAX_STATIONS = 64
 
 StationMode = Literal["auto", "latest", "every"]
-Provider = Literal["cpu", "cuda", "tensorrt"]
+Provider = Literal["cpu", "cuda", "tensorrt", "openvino"]
 Seconds = Annotated[float, Field(gt=0, le=3600, allow_inf_nan=False)]
 
 
@@ -133,7 +133,7 @@ class Settings(_Section):
     threads: Annotated[int, Field(ge=0, le=1024)] = 0
     """0: ONNX Runtime decides."""
     search_device: SearchDevice = "cpu"
-    """Where faiss searches the bank."""
+    """Where the bank is searched."""
     max_batch: Annotated[int, Field(ge=1, le=MAX_STATIONS)] = 1
     """Frames of different stations in one inference: a gain on a GPU, none on a CPU."""
     max_wait_ms: Annotated[float, Field(ge=0, le=1000, allow_inf_nan=False)] = 0.0

@@ -4,12 +4,14 @@ import logging
 import time
 from collections import Counter
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
 from edge_uad.bank import short_id
 from edge_uad.errors import EdgeUadError
 from edge_uad.interfaces import FrameSource
+from edge_uad.overlay import LONGEST_SIDE_PX
 from edge_uad.pipeline import Inspector
 from edge_uad.records import AnyFrame, Decision, Frame, StationState, StationStatus, UInt8, Verdict
 from edge_uad.sources.capture import REPLACE_AFTER_S, Backoff, Capture
@@ -114,9 +116,9 @@ class Station:
         )
         self.inspector = new.inspector
 
-    def overlay(self, frame: Frame, verdict: Verdict) -> UInt8:
-        """The frame with the verdict's heat over it, uint8 (H, W, 3), RGB."""
-        return self.inspector.overlay(frame, verdict)
+    def overlay(self) -> Callable[[Frame, Verdict], UInt8]:
+        """What draws heat over a frame, as the bank of this moment says, whatever bank comes meanwhile."""
+        return partial(self.inspector.overlay, longest_side_px=LONGEST_SIDE_PX)
 
     def count(self, verdict: Verdict) -> None:
         """Note a verdict given."""
@@ -137,9 +139,16 @@ class Station:
         """State and what the operator should know."""
         return self._capture.standing
 
-    def status(self, *, stopping: bool = False) -> StationStatus:
-        """The life sign of this moment."""
+    def status(self, *, ready: bool = True, stopping: bool = False) -> StationStatus:
+        """The life sign of this moment.
+
+        Args:
+            ready: frames are judged.
+            stopping: no more are taken.
+        """
         state, message = self.standing
+        if not ready and state is StationState.RUNNING:
+            state, message = StationState.STARTING, "warming up"
         if stopping and state is not StationState.ENDED:
             state = StationState.STOPPING
         counts = self._lane.counts()
@@ -161,6 +170,7 @@ class Station:
             reconnects=self._capture.reconnects,
             hung_reads=self._capture.hung,
             refused_bank=self.refused_bank,
+            ready=ready and not stopping,
         )
 
     def heal(self) -> None:

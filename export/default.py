@@ -44,6 +44,8 @@ def provide_default_model(console: Console | None = None, *, lock_timeout_s: flo
                 weights_sha256=sha256_of_file(checkpoint),
                 mean=backbone.mean,
                 std=backbone.std,
+                neighbourhood=backbone.neighbourhood,
+                top_ratio=backbone.top_ratio,
             )
             with console.status(f"exporting {DEFAULT_BACKBONE}"):
                 export_onnx(load_named(DEFAULT_BACKBONE, checkpoint), request, path)

@@ -4,9 +4,9 @@ from dataclasses import dataclass
 
 from edge_uad.errors import UsageError
 from edge_uad.records import ModelCard
-from export.features import Precision
+from export.features import Join, PatchFeatures, Precision
 from export.vit import VisionTransformer
-from export.weights import IMAGENET_MEAN, IMAGENET_STD
+from export.weights import IMAGENET_MEAN, IMAGENET_STD, PAPER_TOP_RATIO
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,13 +23,17 @@ class ExportRequest:
     precision: Precision = "fp32"
     mean: tuple[float, float, float] = IMAGENET_MEAN
     std: tuple[float, float, float] = IMAGENET_STD
+    join: Join = "mean"
+    neighbourhood: int = 1
+    top_ratio: float = PAPER_TOP_RATIO
 
 
 def check_request(request: ExportRequest, vit: VisionTransformer) -> None:
     """Refuse what this backbone cannot give.
 
     Raises:
-        UsageError: an input size that is no multiple of the patch, or a block that is not there.
+        UsageError: an input size that is no multiple of the patch, a block that is not there, or a neighbourhood
+            without a centre.
     """
     patch_px, depth = vit.spec.patch_px, vit.spec.depth
     if any(side < patch_px or side % patch_px for side in request.input_hw):
@@ -37,6 +41,8 @@ def check_request(request: ExportRequest, vit: VisionTransformer) -> None:
             f"the input of {request.input_hw[0]}×{request.input_hw[1]} px is no multiple of the {patch_px} px patch; "
             f"try --input {max(1, round(request.input_hw[0] / patch_px)) * patch_px}"
         )
+    if request.neighbourhood < 1 or request.neighbourhood % 2 == 0:
+        raise UsageError(f"the neighbourhood is {request.neighbourhood} patches wide; use an odd number, 1 for none")
     beyond = [layer for layer in (*request.layers, request.attention_layer) if not 0 <= layer < depth]
     if beyond:
         raise UsageError(f"there is no block {beyond[0]}: {request.backbone} has the blocks 0 to {depth - 1}")
@@ -51,7 +57,7 @@ def make_card(request: ExportRequest, vit: VisionTransformer) -> ModelCard:
         input_hw=request.input_hw,
         grid_hw=(height // vit.spec.patch_px, width // vit.spec.patch_px),
         patch_px=vit.spec.patch_px,
-        dim=vit.spec.dim,
+        dim=vit.spec.dim * (len(request.layers) if request.join == "concat" else 1),
         mean=request.mean,
         std=request.std,
         layers=request.layers,
@@ -59,4 +65,19 @@ def make_card(request: ExportRequest, vit: VisionTransformer) -> ModelCard:
         precision=request.precision,
         licence=request.licence,
         weights_sha256=request.weights_sha256,
+        join=request.join,
+        neighbourhood=request.neighbourhood,
+        top_ratio=request.top_ratio,
+    )
+
+
+def requested_features(vit: VisionTransformer, request: ExportRequest) -> PatchFeatures:
+    """The module to be exported; the transformer is taken over."""
+    return PatchFeatures(
+        vit,
+        input_hw=request.input_hw,
+        layers=request.layers,
+        attention_layer=request.attention_layer,
+        join=request.join,
+        neighbourhood=request.neighbourhood,
     )

@@ -11,13 +11,14 @@ import torch
 
 from edge_uad import __version__
 from edge_uad.backbones.card import CARD_KEY, card_to_json
-from edge_uad.backbones.onnx import INPUT_NAME, OUTPUT_NAMES, OnnxBackbone
+from edge_uad.backbones.files import INPUT_NAME, OUTPUT_NAMES
+from edge_uad.backbones.onnx import OnnxBackbone
 from edge_uad.errors import ModelError
 from edge_uad.records import ModelCard
 from export.atomic import appearing
 from export.features import PatchFeatures
 from export.parity import Difference, parity_pixels, require_parity
-from export.request import ExportRequest, check_request, make_card
+from export.request import ExportRequest, check_request, make_card, requested_features
 from export.vit import VisionTransformer
 
 OPSET = 20
@@ -47,9 +48,7 @@ def export_onnx(
     check_request(request, vit)
     card = make_card(request, vit)
     images = parity_pixels(card, parity_image)
-    features = PatchFeatures(
-        vit, input_hw=request.input_hw, layers=request.layers, attention_layer=request.attention_layer
-    )
+    features = requested_features(vit, request)
     try:
         with appearing(target) as beside:
             beside.write_bytes(_onnx_bytes(features.with_precision(request.precision), card))

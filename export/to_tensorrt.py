@@ -15,7 +15,7 @@ from edge_uad.errors import MissingExtraError, ModelError, ProviderError
 from export.atomic import appearing
 from export.features import PatchFeatures
 from export.parity import Difference, parity_pixels, require_parity
-from export.request import ExportRequest, check_request, make_card
+from export.request import ExportRequest, check_request, make_card, requested_features
 from export.vit import VisionTransformer
 
 
@@ -45,9 +45,7 @@ def export_tensorrt(
     check_request(request, vit)
     card = make_card(request, vit)
     images = parity_pixels(card, parity_image)
-    features = PatchFeatures(
-        vit, input_hw=request.input_hw, layers=request.layers, attention_layer=request.attention_layer
-    )
+    features = requested_features(vit, request)
     try:
         with appearing(target.with_suffix(".json")) as card_beside, appearing(target) as beside:
             card_beside.write_text(card_to_json(card), encoding="utf-8")

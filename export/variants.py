@@ -1,4 +1,4 @@
-"""The same weights exported otherwise, for ablations: other layers, another attention layer, another input size."""
+"""The same weights exported otherwise, for ablations: other layers, another input size and the like."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -10,6 +10,7 @@ from edge_uad.cache import cache_dir
 from edge_uad.errors import UsageError
 from edge_uad.records import ModelCard
 from export.digest import sha256_of_file
+from export.features import Join
 from export.fetch import fetch_weights, load_named
 from export.lock import only_one_process
 from export.request import ExportRequest
@@ -23,6 +24,8 @@ def provide_variant(
     layers: tuple[int, ...] | None = None,
     attention_layer: int | None = None,
     input_px: int | None = None,
+    join: Join | None = None,
+    neighbourhood: int | None = None,
     console: Console,
 ) -> Path:
     """A model file of the card's own weights with some settings changed; exported once, then kept in the cache.
@@ -32,6 +35,8 @@ def provide_variant(
         layers: blocks whose tokens are averaged; None for the card's.
         attention_layer: block whose CLS attention is the mask's source; None for the card's.
         input_px: side of the square input; None for the card's.
+        join: how the blocks' tokens are joined; None for the card's.
+        neighbourhood: side of the surroundings blended into each token; None for the card's.
         console: where progress is drawn.
 
     Raises:
@@ -45,6 +50,8 @@ def provide_variant(
         layers=layers or card.layers,
         attention_layer=card.attention_layer if attention_layer is None else attention_layer,
         input_hw=card.input_hw if input_px is None else (input_px, input_px),
+        join=join or card.join,
+        neighbourhood=neighbourhood or card.neighbourhood,
     )
     path = _path(changed)
     with only_one_process(path.parent):
@@ -57,8 +64,8 @@ def require_named(card: ModelCard) -> None:
     """Raise UsageError unless the model's weights can be found by its backbone's name."""
     if card.backbone not in weights_table():
         raise UsageError(
-            f"the model is {card.backbone}, whose weights edge-uad cannot find by name; sweeping layers, "
-            "attention-layer or input needs a named backbone: export the variants and evaluate each with --backbone"
+            f"the model is {card.backbone}, whose weights edge-uad cannot find by name; sweeping the "
+            "model's own settings needs a named backbone: export the variants and evaluate each with --backbone"
         )
 
 
@@ -82,16 +89,19 @@ def _export(card: ModelCard, path: Path, console: Console) -> None:
         precision="fp16" if card.precision == "fp16" else "fp32",
         mean=card.mean,
         std=card.std,
+        join="concat" if card.join == "concat" else "mean",
+        neighbourhood=card.neighbourhood,
+        top_ratio=card.top_ratio,
     )
     with console.status(f"exporting {path.stem}"):
         export_onnx(load_named(card.backbone, weights), request, path)
 
 
 def _path(card: ModelCard) -> Path:
-    layers = "+".join(map(str, card.layers))
+    layers = "+".join(map(str, card.layers)) + ("c" if card.join == "concat" else "")
     size = "x".join(map(str, card.input_hw))
     name = (
-        f"{card.backbone}-{size}-l{layers}-a{card.attention_layer}-{card.precision}-"
+        f"{card.backbone}-{size}-l{layers}-a{card.attention_layer}-n{card.neighbourhood}-{card.precision}-"
         f"{card.weights_sha256[:12]}-{__version__}.onnx"
     )
     return cache_dir() / "models" / "variants" / name

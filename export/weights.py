@@ -33,6 +33,9 @@ PAPER_LAYERS = tuple(range(2, 10))
 PAPER_ATTENTION_LAYER = 9
 """0-based block whose CLS attention is the mask's source, as in the published code."""
 
+PAPER_TOP_RATIO = 0.05
+"""Part of the patches that makes the score, as the paper has it."""
+
 _STRICT = ConfigDict(extra="forbid", frozen=True)
 
 
@@ -92,6 +95,8 @@ class NamedBackbone(BaseModel):
     std: Channels = IMAGENET_STD
     layers: Annotated[tuple[int, ...], Field(min_length=1)] = PAPER_LAYERS
     attention_layer: Annotated[int, Field(ge=0)] = PAPER_ATTENTION_LAYER
+    neighbourhood: Annotated[int, Field(ge=1)] = 1
+    top_ratio: Annotated[float, Field(gt=0, le=1)] = PAPER_TOP_RATIO
     sources: Annotated[tuple[UrlSource | PackageSource, ...], Field(min_length=1)]
 
 

@@ -3,17 +3,27 @@
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from edge_uad.bank import BANK_SCHEMA, PatchBank
-from edge_uad.records import BankManifest, Float32, Geometry
+from edge_uad.records import BankManifest, Float32, Geometry, Int
 
 DIM = 24
+
+Float64 = NDArray[np.float64]
 
 
 def unit_rows(rng: np.random.Generator, n: int, dim: int) -> Float32:
     """(n, dim), each row of norm 1."""
     rows = rng.standard_normal((n, dim), np.float32)
     return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+
+
+def brute_force(queries: Float32, patches: Float32, k: int) -> tuple[Float64, Int]:
+    """Squared distances in float64 and rows of the k nearest, each pair computed by itself."""
+    squared = ((queries[:, None].astype(np.float64) - patches[None]) ** 2).sum(axis=2)
+    rows = np.argsort(squared, axis=1, kind="stable")[:, :k]
+    return np.take_along_axis(squared, rows, axis=1), rows
 
 
 def random_bank(*, seed: int = 0, n_patches: int = 80, **changed: Any) -> PatchBank:

@@ -5,9 +5,10 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from edge_uad.daemon import Daemon, Signals
+from edge_uad.daemon import Daemon
 from edge_uad.interfaces import FrameSource
 from edge_uad.pipeline import Inspector
+from edge_uad.signals import Signals
 from edge_uad.sources.capture import Backoff
 from edge_uad.station import Mode, Station
 from edge_uad.swap import BankWatch

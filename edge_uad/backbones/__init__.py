@@ -11,19 +11,23 @@ def open_backbone(path: Path, *, provider: str = "cpu", threads: int = 0, batche
 
     Args:
         path: the model file.
-        provider: what runs an ONNX file: cpu, cuda or tensorrt. An engine runs on its own accelerator.
+        provider: what runs an ONNX file: cpu, cuda, tensorrt or openvino. An engine runs on its own accelerator.
         threads: for the work inside one inference, on the CPU; 0 for one per core.
         batched: run several images of an ONNX file at once.
 
     Raises:
         ModelError: not a model of edge-uad.
-        MissingExtraError: a TensorRT engine, without the [tensorrt] extra.
+        MissingExtraError: a TensorRT engine without the [tensorrt] extra, or openvino without its own.
         ProviderError: the accelerator asked for is not active.
     """
     if path.suffix == ".engine":
         from edge_uad.backbones.tensorrt import TensorRtBackbone  # noqa: PLC0415  # only engines need it
 
         return TensorRtBackbone(path)
+    if path.suffix == ".onnx" and provider == "openvino":
+        from edge_uad.backbones.openvino import OpenVinoBackbone  # noqa: PLC0415  # an optional extra
+
+        return OpenVinoBackbone(path, threads=threads, batched=batched)
     if path.suffix == ".onnx":
         from edge_uad.backbones.onnx import OnnxBackbone  # noqa: PLC0415  # ONNX Runtime takes a while to load
 

@@ -2,7 +2,7 @@
 
 import json
 import math
-from dataclasses import asdict, fields
+from dataclasses import MISSING, asdict, fields
 
 import numpy as np
 from pydantic import TypeAdapter, ValidationError
@@ -12,16 +12,25 @@ from edge_uad.records import Float32, ModelCard
 
 CARD_KEY = "edge_uad_card"
 """Name of the ONNX metadata property that holds the card."""
-PRECISIONS = ("fp32", "fp16")
+PRECISIONS = ("fp32", "fp16", "int8")
+
+JOINS = ("mean", "concat")
 
 _STORED_FIELDS = frozenset(field.name for field in fields(ModelCard)) - {"model_id"}
+_NEEDED_FIELDS = frozenset(field.name for field in fields(ModelCard) if field.default is MISSING) - {"model_id"}
+"""The others came later: a file without them means their defaults."""
 _ADAPTER = TypeAdapter(ModelCard)
 
 
 def card_to_json(card: ModelCard) -> str:
-    """One line of JSON, the same for equal cards; without ``model_id``, the hash of what it goes into."""
+    """One line of JSON, the same for equal cards; without ``model_id``, the hash of what it goes into.
+
+    Without a certificate there is no such key: the files of before there were any keep their hash.
+    """
     stored = asdict(card)
     del stored["model_id"]
+    if card.certificate is None:
+        del stored["certificate"]
     return json.dumps(stored, sort_keys=True, separators=(",", ":"))
 
 
@@ -53,7 +62,7 @@ def card_from_json(text: str | bytes, model_id: str) -> ModelCard:
 
 
 def _check_keys(keys: set[str]) -> None:
-    if missing := sorted(_STORED_FIELDS - keys):
+    if missing := sorted(_NEEDED_FIELDS - keys):
         raise ModelError(f"its card lacks {', '.join(missing)}")
     if unknown := sorted(keys - _STORED_FIELDS):
         raise ModelError(f"its card has the unknown {', '.join(unknown)}")
@@ -71,6 +80,10 @@ def _check_consistency(card: ModelCard) -> None:
         raise ModelError("its card's mean or std is not finite, or a std is not above 0")
     if not card.layers or min(*card.layers, card.attention_layer, 0) < 0:
         raise ModelError("its card names no layer, or one below 0")
+    if card.join not in JOINS:
+        raise ModelError(f"its card's join is {card.join!r}, one of {', '.join(JOINS)} was expected")
+    if card.neighbourhood < 1 or card.neighbourhood % 2 == 0 or not 0 < card.top_ratio <= 1:
+        raise ModelError("its card's neighbourhood is no odd number of patches, or its top ratio not above 0 to 1")
     if card.precision not in PRECISIONS:
         raise ModelError(f"its card's precision is {card.precision!r}, one of {', '.join(PRECISIONS)} was expected")
 

@@ -8,11 +8,9 @@ import onnxruntime as ort
 from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
 
 from edge_uad.backbones.card import CARD_KEY, card_from_json, check_pixels
+from edge_uad.backbones.files import INPUT_NAME, OUTPUT_NAMES, check_shapes, read_model_file
 from edge_uad.errors import ModelError, ProviderError, UsageError
 from edge_uad.records import Embedding, Float32, ModelCard
-
-INPUT_NAME = "pixels"
-OUTPUT_NAMES = ("tokens", "attention")
 
 _PROVIDERS = {
     "cpu": ("CPUExecutionProvider",),
@@ -20,8 +18,8 @@ _PROVIDERS = {
     # what TensorRT cannot take stays on the GPU
     "tensorrt": ("TensorrtExecutionProvider", "CUDAExecutionProvider", "CPUExecutionProvider"),
 }
-_MAX_MODEL_BYTES = 2**31 - 1
-"""protobuf holds no more in one file."""
+OTHER_RUNTIME = "openvino"
+"""The provider that is no provider of ONNX Runtime."""
 _LOG_FATAL_ONLY = 4
 _LOAD_ERRORS = (
     ort_errors.Fail,
@@ -51,7 +49,7 @@ class OnnxBackbone:
 
     def __init__(self, path: Path, *, provider: str = "cpu", threads: int = 0, batched: bool = False) -> None:
         self._batched = batched
-        content = _read(path)
+        content = read_model_file(path)
         try:
             self._session = _open_session(content, _wanted_providers(provider), threads)
         except _LOAD_ERRORS as error:
@@ -92,22 +90,10 @@ class OnnxBackbone:
         return embedded
 
 
-def _read(path: Path) -> bytes:
-    """The whole file at once, so that what is hashed is what is run."""
-    try:
-        if path.stat().st_size > _MAX_MODEL_BYTES:
-            raise ModelError(f"model {path} is larger than an ONNX file can be; name a file made by edge-uad export")
-        return path.read_bytes()
-    except OSError as error:
-        raise ModelError(
-            f"model {path} cannot be read: {error.strerror}; name a file made by edge-uad export"
-        ) from error
-
-
 def _wanted_providers(provider: str) -> list[str]:
     wanted = _PROVIDERS.get(provider)
     if wanted is None:
-        raise UsageError(f"the provider {provider!r} is unknown; name one of {', '.join(_PROVIDERS)}")
+        raise UsageError(f"the provider {provider!r} is unknown; name one of {', '.join((*_PROVIDERS, OTHER_RUNTIME))}")
     if wanted[0] not in ort.get_available_providers():
         raise ProviderError(
             f"this ONNX Runtime has no {wanted[0]}; replace it by that of the [gpu] extra: "
@@ -121,8 +107,11 @@ def _open_session(content: bytes, providers: list[str], threads: int) -> Any:
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
     options.intra_op_num_threads = threads
     options.log_severity_level = _LOG_FATAL_ONLY  # what goes wrong is raised
+    # python -m benchmarks.sessions: this, the arena, the memory pattern, prepacking and bound outputs change nothing
+    # that stands out of the noise, so that only what serves the verdicts is set
     options.use_deterministic_compute = True
-    # between frames the cores belong to the other stations
+    # between frames the cores belong to the other stations; python -m benchmarks.sessions: beside other programs
+    # threads that spin make an inference twice as long
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     session = ort.InferenceSession(content, options, providers=providers)
     session.disable_fallback()
@@ -146,14 +135,5 @@ def _card_of(session: Any, model_id: str) -> ModelCard:
 
 
 def _check_signature(session: Any, card: ModelCard) -> None:
-    patches = card.grid_hw[0] * card.grid_hw[1]
-    expected = {INPUT_NAME: [3, *card.input_hw], "tokens": [patches, card.dim], "attention": [patches]}
-    nodes = {node.name: node for node in (*session.get_inputs(), *session.get_outputs())}
-    if set(nodes) != set(expected):
-        raise ModelError(f"its inputs and outputs are {', '.join(nodes)} instead of {', '.join(expected)}")
-    for name, shape in expected.items():
-        node = nodes[name]
-        if node.type != "tensor(float)" or node.shape[1:] != shape or isinstance(node.shape[0], int):
-            raise ModelError(
-                f"its {name} is {node.type} {node.shape}, float [batch, {', '.join(map(str, shape))}] expected"
-            )
+    nodes = (*session.get_inputs(), *session.get_outputs())
+    check_shapes({node.name: (node.type, node.shape) for node in nodes}, card, float_type="tensor(float)")

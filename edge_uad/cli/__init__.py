@@ -7,7 +7,9 @@ import typer
 
 from edge_uad import __version__
 from edge_uad.cli.ablate import ablate
+from edge_uad.cli.bench import bench
 from edge_uad.cli.build_bank import build_bank
+from edge_uad.cli.certify import certify
 from edge_uad.cli.console import stderr
 from edge_uad.cli.evaluate import evaluate
 from edge_uad.cli.export import export
@@ -34,8 +36,10 @@ app.command("serve")(serve)
 app.command("watch")(watch)
 app.command("send")(send)
 app.command("export")(export)
+app.command("certify")(certify)
 app.command("evaluate")(evaluate)
 app.command("ablate")(ablate)
+app.command("bench")(bench)
 app.command("keys")(keys)
 app.command("replay")(replay)
 

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, TypedDict
+from typing import TYPE_CHECKING, Annotated, Literal, TypedDict
 
 import typer
 
@@ -68,7 +68,7 @@ def ablate(
     coreset: CoresetOption = 0.1,
     bpm_kernel: BpmKernelOption = None,
     bpm_threshold: BpmThresholdOption = 0.1,
-    top_ratio: TopRatioOption = 0.05,
+    top_ratio: TopRatioOption = None,
     neighbours: NeighboursOption = 1,
     geometry: GeometryOption = Geometry.STRETCH,
     false_alarm_rate: FalseAlarmRateOption = 0.01,
@@ -100,12 +100,13 @@ def ablate(
         geometry=geometry,
         bpm_kernel=default_kernel(model.card.grid_hw) if bpm_kernel is None else bpm_kernel,
         bpm_threshold=bpm_threshold,
-        top_ratio=top_ratio,
+        top_ratio=model.card.top_ratio if top_ratio is None else top_ratio,
         neighbours=neighbours,
         coreset_ratio=coreset,
         false_alarm_rate=false_alarm_rate,
         seed=seed,
         search_device=search_device,
+        search_threads=threads,
     )
     workshop = _Workshop(
         model=model,
@@ -182,6 +183,8 @@ class _ModelSettings(TypedDict, total=False):
     layers: tuple[int, ...]
     attention_layer: int
     input_px: int
+    join: Literal["mean", "concat"]
+    neighbourhood: int
 
 
 def _model_settings(changes: dict[str, str]) -> _ModelSettings:
@@ -192,7 +195,19 @@ def _model_settings(changes: dict[str, str]) -> _ModelSettings:
         settings["attention_layer"] = _whole("attention-layer", changes)
     if "input" in changes:
         settings["input_px"] = _whole("input", changes)
+    if "neighbourhood" in changes:
+        settings["neighbourhood"] = _whole("neighbourhood", changes)
+    if "join" in changes:
+        settings["join"] = _join(changes["join"])
     return settings
+
+
+def _join(value: str) -> Literal["mean", "concat"]:
+    match value:
+        case "mean" | "concat":
+            return value
+        case _:
+            raise UsageError(f"--sweep join has the value {value!r}; use mean or concat")
 
 
 def _whole(knob: str, changes: dict[str, str]) -> int:

@@ -54,7 +54,7 @@ class Board:
         for station, (status, heard_s) in sorted(self._stations.items()):
             silent_s = time.monotonic() - heard_s
             state = "silent" if silent_s > SILENT_AFTER_S else str(status.get("state"))
-            message = f"for {silent_s:.0f} s" if state == "silent" else status.get("message") or ""
+            message = f"for {silent_s:.0f} s" if state == "silent" else _remarks(status)
             counts = [str(status.get(name, "-")) for name in ("frames_seen", "judged", "dropped", "invalid")]
             age_s = status.get("last_frame_age_s")
             table.add_row(
@@ -97,8 +97,15 @@ def plain_line(message: Json) -> str:
             f"{_clock(message)}  {station:<12}  {message.get('frame_id'):>7}  {decision:<9}  "
             f"score {score:>8}  threshold {threshold:>8}  p {p_value:>6}  {latency:>9}  {_part(message)}"
         ).rstrip()
-    detail = f": {message['message']}" if message.get("message") else ""
+    detail = f": {remarks}" if (remarks := _remarks(message)) else ""
     return f"{datetime.now().astimezone():%H:%M:%S.%f}"[:12] + f"  {station:<12}  {message.get('state')}{detail}"
+
+
+def _remarks(status: Json) -> str:
+    """What the operator should know: of the source, and of a bank that is not judged by."""
+    refused = status.get("refused_bank")
+    told = (status.get("message"), f"a new bank is refused: {refused}" if refused else None)
+    return "; ".join(str(one) for one in told if one)
 
 
 def _facts(verdict: Json) -> tuple[str, str, str, str, str]:

@@ -41,7 +41,7 @@ def build_bank(
     coreset: CoresetOption = 0.1,
     bpm_kernel: BpmKernelOption = None,
     bpm_threshold: BpmThresholdOption = 0.1,
-    top_ratio: TopRatioOption = 0.05,
+    top_ratio: TopRatioOption = None,
     neighbours: NeighboursOption = 1,
     geometry: GeometryOption = Geometry.STRETCH,
     roi: RoiOption = None,
@@ -72,12 +72,13 @@ def build_bank(
         roi=parse_roi(roi),
         bpm_kernel=default_kernel(backbone.card.grid_hw) if bpm_kernel is None else bpm_kernel,
         bpm_threshold=bpm_threshold,
-        top_ratio=top_ratio,
+        top_ratio=backbone.card.top_ratio if top_ratio is None else top_ratio,
         neighbours=neighbours,
         coreset_ratio=coreset,
         false_alarm_rate=false_alarm_rate,
         seed=seed,
         search_device=search_device,
+        search_threads=threads,
     )
     embedder = make_embedder(
         backbone,

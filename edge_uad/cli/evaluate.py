@@ -81,7 +81,7 @@ def evaluate(
     coreset: CoresetOption = 0.1,
     bpm_kernel: BpmKernelOption = None,
     bpm_threshold: BpmThresholdOption = 0.1,
-    top_ratio: TopRatioOption = 0.05,
+    top_ratio: TopRatioOption = None,
     neighbours: NeighboursOption = 1,
     geometry: GeometryOption = Geometry.STRETCH,
     roi: RoiOption = None,
@@ -119,12 +119,13 @@ def evaluate(
         roi=box,
         bpm_kernel=default_kernel(model.card.grid_hw) if bpm_kernel is None else bpm_kernel,
         bpm_threshold=bpm_threshold,
-        top_ratio=top_ratio,
+        top_ratio=model.card.top_ratio if top_ratio is None else top_ratio,
         neighbours=neighbours,
         coreset_ratio=coreset,
         false_alarm_rate=false_alarm_rate,
         seed=seed,
         search_device=search_device,
+        search_threads=threads,
     )
     bench = make_bench(
         model,

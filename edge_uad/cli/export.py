@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from edge_uad.cache import DEFAULT_INPUT_PX
-from edge_uad.cli.console import console, stderr
+from edge_uad.cli.console import console, stderr, warn
 from edge_uad.errors import MissingExtraError, UsageError
 
 if TYPE_CHECKING:
@@ -28,6 +28,14 @@ class Precision(StrEnum):
 
     FP32 = "fp32"
     FP16 = "fp16"
+    INT8 = "int8"
+
+
+class Join(StrEnum):
+    """How several blocks' tokens become one."""
+
+    MEAN = "mean"
+    CONCAT = "concat"
 
 
 class Target(StrEnum):
@@ -78,7 +86,27 @@ def export(
             show_default="the backbone's in weights.yaml, 9 for most",
         ),
     ] = None,
-    precision: Annotated[Precision, typer.Option("--precision", help="Of weights and blocks.")] = Precision.FP32,
+    join: Annotated[
+        Join, typer.Option("--join", help="The blocks' tokens: their mean, or one after the other.")
+    ] = Join.MEAN,
+    neighbourhood: Annotated[
+        int | None,
+        typer.Option(
+            "--neighbourhood",
+            min=1,
+            help="Side, in patches, odd, of the surroundings blended into each token; 1 for none.",
+            show_default="the backbone's in weights.yaml, 1 for most",
+        ),
+    ] = None,
+    precision: Annotated[
+        Precision, typer.Option("--precision", help="Of weights and blocks; any but fp32 wants edge-uad certify next.")
+    ] = Precision.FP32,
+    calibrate: Annotated[
+        str | None,
+        typer.Option(
+            "--calibrate", help="Good parts, a folder or glob: they set the ranges of int8.", show_default="none"
+        ),
+    ] = None,
     target: Annotated[Target, typer.Option("--target", help="What is made.")] = Target.ONNX,
     parity_image: Annotated[
         Path | None,
@@ -95,6 +123,7 @@ def export(
     """
     chosen_layers = None if layers is None else parse_layers(layers)
     _check_suffix(out, target)
+    _check_calibration(precision, calibrate, target)
     _require_extra()
     source = _named(backbone, checkpoint, arch, patch) if backbone != CUSTOM else _custom(checkpoint, arch, patch)
     from export.digest import sha256_of_file
@@ -107,13 +136,17 @@ def export(
         attention_layer=source.attention_layer if attention_layer is None else attention_layer,
         licence=source.licence,
         weights_sha256=sha256_of_file(source.weights),
-        precision=precision.value,
+        # what int8 is made from
+        precision="fp16" if precision is Precision.FP16 else "fp32",
         mean=source.mean,
         std=source.std,
+        join=join.value,
+        neighbourhood=source.neighbourhood if neighbourhood is None else neighbourhood,
+        top_ratio=source.top_ratio,
     )
     with stderr.status(f"exporting {source.name} and comparing it with torch"):
-        differences = _write(target, source.vit, request, out, parity_image)
-    _report(differences, out, sha256_of_file(out))
+        differences = _write(target, source.vit, request, out, parity_image=parity_image, calibrate=calibrate)
+    _report(differences, out, sha256_of_file(out), precision)
 
 
 def parse_layers(text: str) -> tuple[int, ...]:
@@ -147,6 +180,8 @@ class _Source:
     std: tuple[float, float, float]
     layers: tuple[int, ...]
     attention_layer: int
+    neighbourhood: int
+    top_ratio: float
 
 
 def _named(name: str, checkpoint: Path | None, arch: CustomArch | None, patch: int | None) -> _Source:
@@ -167,6 +202,8 @@ def _named(name: str, checkpoint: Path | None, arch: CustomArch | None, patch: i
         std=row.std,
         layers=row.layers,
         attention_layer=row.attention_layer,
+        neighbourhood=row.neighbourhood,
+        top_ratio=row.top_ratio,
     )
 
 
@@ -176,7 +213,7 @@ def _custom(checkpoint: Path | None, arch: CustomArch | None, patch: int | None)
     if patch not in CUSTOM_PATCHES_PX:
         raise UsageError(f"--patch is {patch}; give one of {', '.join(map(str, CUSTOM_PATCHES_PX))}")
     from export.checkpoints import load_custom_vit
-    from export.weights import IMAGENET_MEAN, IMAGENET_STD, PAPER_ATTENTION_LAYER, PAPER_LAYERS
+    from export.weights import IMAGENET_MEAN, IMAGENET_STD, PAPER_ATTENTION_LAYER, PAPER_LAYERS, PAPER_TOP_RATIO
 
     return _Source(
         name=f"{CUSTOM}_{arch.value}_patch{patch}",
@@ -187,6 +224,8 @@ def _custom(checkpoint: Path | None, arch: CustomArch | None, patch: int | None)
         std=IMAGENET_STD,
         layers=PAPER_LAYERS,
         attention_layer=PAPER_ATTENTION_LAYER,
+        neighbourhood=1,
+        top_ratio=PAPER_TOP_RATIO,
     )
 
 
@@ -200,23 +239,47 @@ def _check_suffix(out: Path, target: Target) -> None:
         raise UsageError(f"--out is {out}; a model for {target.value} ends in {SUFFIXES[target]}")
 
 
+def _check_calibration(precision: Precision, calibrate: str | None, target: Target) -> None:
+    if (precision is Precision.INT8) != (calibrate is not None):
+        raise UsageError("--precision int8 and --calibrate FOLDER, with good parts in it, come together")
+    if precision is Precision.INT8 and target is not Target.ONNX:
+        raise UsageError("--precision int8 is made for --target onnx alone; leave --target out, or use fp16")
+
+
 def _write(
-    target: Target, vit: "VisionTransformer", request: "ExportRequest", out: Path, parity_image: Path | None
+    target: Target,
+    vit: "VisionTransformer",
+    request: "ExportRequest",
+    out: Path,
+    *,
+    parity_image: Path | None,
+    calibrate: str | None,
 ) -> "list[Difference]":
     if target is Target.TENSORRT:
         from export.to_tensorrt import export_tensorrt
 
         return export_tensorrt(vit, request, out, parity_image=parity_image)
+    if calibrate is not None:
+        from edge_uad.sources.folder import image_files
+        from export.to_int8 import export_int8
+
+        return export_int8(vit, request, out, good=image_files(calibrate), parity_image=parity_image)
     from export.to_onnx import export_onnx
 
     return export_onnx(vit, request, out, parity_image=parity_image)
 
 
-def _report(differences: "list[Difference]", out: Path, model_id: str) -> None:
+def _report(differences: "list[Difference]", out: Path, model_id: str, precision: Precision) -> None:
+    compared = "fp32" if precision is Precision.INT8 else "torch"
     for difference in differences:
         console.print(
-            f"parity on the {difference.image:<6} image: max abs difference to torch "
+            f"parity on the {difference.image:<6} image: max abs difference to {compared} "
             f"{difference.tokens:.2e} (tokens), {difference.attention:.2e} (attention)",
             highlight=False,
         )
     console.print(f"{out}: model {model_id}", markup=False, highlight=False)
+    if precision is not Precision.FP32:
+        warn(
+            f"{precision.value} runs with a parity certificate alone; next: "
+            f"edge-uad certify {out} --against FP32_MODEL --good FOLDER"
+        )

@@ -44,7 +44,7 @@ def inspect(
     files = [file for named in images for file in image_files(named)]
     folder = None if heatmaps is None else OverlayFolder(heatmaps, files)
     backbone = load_backbone(model_or_default(model), provider=provider, threads=threads)
-    inspector = load_inspector(backbone, bank, search_device=search_device)
+    inspector = load_inspector(backbone, bank, search_device=search_device, search_threads=threads)
     counts: Counter[str] = Counter()
     started_s = time.monotonic()
     progress = TerminalProgress(hidden=console.is_terminal)  # on a terminal the lines themselves show how it goes

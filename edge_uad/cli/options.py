@@ -8,7 +8,7 @@ import typer
 from edge_uad.errors import UsageError
 from edge_uad.records import Box, Geometry
 
-Provider = Literal["cpu", "cuda", "tensorrt"]
+Provider = Literal["cpu", "cuda", "tensorrt", "openvino"]
 SearchDevice = Literal["cpu", "gpu"]
 ModelOption = Annotated[
     Path | None,
@@ -18,8 +18,10 @@ BankOption = Annotated[Path, typer.Option("--bank", help="Bank file of edge-uad 
 ProviderOption = Annotated[
     Provider, typer.Option("--provider", help="Where the backbone runs; a provider that is not active is an error.")
 ]
-ThreadsOption = Annotated[int, typer.Option("--threads", min=0, help="CPU threads of the backbone; 0 takes all cores.")]
-SearchDeviceOption = Annotated[SearchDevice, typer.Option("--search-device", help="Where faiss searches the bank.")]
+ThreadsOption = Annotated[
+    int, typer.Option("--threads", min=0, help="CPU threads of model and search; 0 takes all cores.")
+]
+SearchDeviceOption = Annotated[SearchDevice, typer.Option("--search-device", help="Where the bank is searched.")]
 ServerKeyOption = Annotated[
     Path | None, typer.Option("--server-key", help="The daemon's public key file, where it demands keys.")
 ]
@@ -34,7 +36,10 @@ BpmKernelOption = Annotated[
 BpmThresholdOption = Annotated[
     float, typer.Option("--bpm-threshold", min=0, help="Foreground is above this; 0 keeps every patch.")
 ]
-TopRatioOption = Annotated[float, typer.Option("--top-ratio", help="Part of the patches that makes the score.")]
+TopRatioOption = Annotated[
+    float | None,
+    typer.Option("--top-ratio", help="Part of the patches that makes the score.", show_default="the model's"),
+]
 NeighboursOption = Annotated[int, typer.Option("--neighbours", min=1, help="Bank patches each patch is compared to.")]
 GeometryOption = Annotated[Geometry, typer.Option("--geometry", help="How images come to the model's size.")]
 TurnGoodOption = Annotated[bool, typer.Option("--turn-good", help="Learn each good image in all four orientations.")]

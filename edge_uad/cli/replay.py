@@ -41,7 +41,7 @@ def replay(
     from edge_uad.audit import read_entries
 
     found = [(log, entry) for log in logs for _, entry in read_entries(log)]
-    inspector = load_inspector(load_backbone(model_or_default(model), threads=threads), bank)
+    inspector = load_inspector(load_backbone(model_or_default(model), threads=threads), bank, search_threads=threads)
     counts: Counter[str] = Counter()
     with TerminalProgress().step("replaying", len(found), "verdicts") as done:
         for log in logs:

@@ -6,7 +6,8 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from threading import Event, Thread
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
@@ -17,8 +18,15 @@ from edge_uad.wire import DEFAULT_STATION
 
 if TYPE_CHECKING:
     from edge_uad.settings import Settings
+    from edge_uad.signals import Signals
+    from edge_uad.sinks import FanOut
     from edge_uad.station import Station
+    from edge_uad.swap import BankWatch
 
+LOAD_WAIT_S = 0.05
+"""How often a stop is looked for while the model is loaded."""
+LOAD_END_S = 1.0
+"""What a loading is granted to come to its end once a stop was asked for."""
 LOG_FORMAT = "%(asctime)s %(levelname)-7s %(message)s"
 
 log = logging.getLogger("edge_uad.serve")
@@ -53,6 +61,13 @@ def serve(
         str | None,
         typer.Option("--heatmap", help="Send heatmaps: anomalous, always or never.", show_default="anomalous"),
     ] = None,
+    server_key: Annotated[
+        Path | None,
+        typer.Option("--server-key", help="The daemon's secret key file, made by edge-uad keys."),
+    ] = None,
+    client_keys: Annotated[
+        Path | None, typer.Option("--client-keys", help="Folder of the public key files that are let in.")
+    ] = None,
     insecure: Annotated[
         bool, typer.Option("--insecure", help="Allow ZeroMQ addresses that the network can reach, without keys.")
     ] = False,
@@ -60,14 +75,16 @@ def serve(
     provider: Annotated[
         str | None,
         typer.Option(
-            "--provider", help="cpu, cuda or tensorrt; one that is not active is an error.", show_default="cpu"
+            "--provider",
+            help="cpu, cuda, tensorrt or openvino; one that is not active is an error.",
+            show_default="cpu",
         ),
     ] = None,
     threads: Annotated[
-        int | None, typer.Option("--threads", min=0, help="CPU threads of the backbone.", show_default="all cores")
+        int | None, typer.Option("--threads", min=0, help="CPU threads of model and search.", show_default="all cores")
     ] = None,
     search_device: Annotated[
-        SearchDevice | None, typer.Option("--search-device", help="Where faiss searches the bank.", show_default="cpu")
+        SearchDevice | None, typer.Option("--search-device", help="Where the bank is searched.", show_default="cpu")
     ] = None,
 ) -> None:
     """Judge the frames of a line until stopped, and publish every verdict.
@@ -78,20 +95,22 @@ def serve(
 
     Example: [bold]edge-uad serve --camera 0 --bank bank.safetensors[/bold]
     """
-    from threading import Event
-
-    from edge_uad.assemble import assemble_line
-    from edge_uad.daemon import Daemon, Signals
+    from edge_uad.signals import Signals
 
     _start_log()
     stop = Signals()
     with stop.installed():
         single = {"camera": camera, "source": source, "bank": bank, "station": station, "mode": mode}
         shared = {"publish": publish, "heatmap": heatmap, "model": model, "provider": provider, "threads": threads}
-        shared["search_device"] = search_device
+        shared |= {"search_device": search_device, "server_key": server_key, "client_keys": client_keys}
         settings = _settings(config, single, shared, insecure=insecure)
         wake = Event()
-        stations, sink, banks = assemble_line(settings, model_or_default(settings.model), wake=wake.set)
+        if stop.requested:
+            raise typer.Exit(0)
+        stations, sink, banks = _loaded(settings, wake, stop)
+
+        from edge_uad.daemon import Daemon
+
         _tell_start(settings, stations, sink.endpoint)
         daemon = Daemon(
             stations=stations,
@@ -106,11 +125,56 @@ def serve(
         started_s = time.monotonic()
         code = daemon.run()
     _tell_end(stations, time.monotonic() - started_s)
-    if daemon.abandoned:  # a thread that is stuck inside a driver must not hold up the interpreter's end
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(code)
+    if daemon.abandoned:
+        _leave(code)
     raise typer.Exit(code)
+
+
+def _leave(code: int) -> NoReturn:
+    """A thread that is stuck inside a driver or a library must not hold up the interpreter's end."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
+def _loaded(settings: "Settings", wake: Event, stop: "Signals") -> "tuple[list[Station], FanOut, BankWatch]":
+    """The line, made in a thread of its own: a model takes its time to load, and a stop must not wait for that."""
+    from edge_uad.systemd import Notifier
+
+    made: list[tuple[list[Station], FanOut, BankWatch]] = []
+    faults: list[BaseException] = []
+
+    def load() -> None:
+        from edge_uad.assemble import assemble_line
+
+        try:
+            made.append(assemble_line(settings, model_or_default(settings.model), wake=wake.set))
+        except BaseException as error:  # noqa: BLE001  (raised again by the thread that waits)
+            faults.append(error)
+
+    Notifier().status("loading the model and the banks")
+    loading = Thread(target=load, name="load", daemon=True)
+    loading.start()
+    while loading.is_alive() and not stop.requested:
+        loading.join(LOAD_WAIT_S)
+    if stop.requested:
+        _stop_loading(loading, stop)
+    if faults:
+        raise faults[0]
+    return made[0]
+
+
+def _stop_loading(loading: Thread, stop: "Signals") -> None:
+    """Return where the loading ends at once by itself: the daemon then stops as ever; else leave it behind."""
+    from edge_uad.systemd import Notifier
+
+    Notifier().stopping()
+    until_s = time.monotonic() + LOAD_END_S
+    while loading.is_alive() and not stop.forced and time.monotonic() < until_s:
+        loading.join(LOAD_WAIT_S)
+    if loading.is_alive():
+        log.info("stopped while the model was loading")
+        _leave(0)
 
 
 def _settings(config: Path | None, single: dict[str, Any], shared: dict[str, Any], *, insecure: bool) -> "Settings":
@@ -126,6 +190,7 @@ def _settings(config: Path | None, single: dict[str, Any], shared: dict[str, Any
     own = {name: shared[name] for name in ("model", "provider", "threads", "search_device")}
     content = settings.model_dump() | _given(own)
     content["publish"] |= _given(publish)
+    content["curve"] |= _curve(shared)
     return make_settings(content, name=str(config))
 
 
@@ -143,7 +208,11 @@ def _content(single: dict[str, Any], shared: dict[str, Any], *, insecure: bool) 
     }
     publish = {"endpoint": shared["publish"], "heatmap": shared["heatmap"], "insecure": insecure}
     own = {name: shared[name] for name in ("model", "provider", "threads", "search_device")}
-    return {"stations": [_given(station)], "publish": _given(publish), **_given(own)}
+    return {"stations": [_given(station)], "publish": _given(publish), "curve": _curve(shared), **_given(own)}
+
+
+def _curve(shared: dict[str, Any]) -> dict[str, Any]:
+    return _given({name: shared[name] for name in ("server_key", "client_keys")})
 
 
 def _given(options: dict[str, Any]) -> dict[str, Any]:

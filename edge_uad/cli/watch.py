@@ -64,12 +64,12 @@ class _PlainLines:
     """Every verdict, and every change of a station's state."""
 
     def __init__(self) -> None:
-        self._told: dict[str, tuple[object, object]] = {}
+        self._told: dict[str, tuple[object, ...]] = {}
 
     def __call__(self, message: Json | None) -> None:
         if message is None:
             return
-        standing = (message.get("state"), message.get("message"))
+        standing = (message.get("state"), message.get("message"), message.get("refused_bank"))
         station = str(message.get("station"))
         if "decision" not in message and self._told.get(station) == standing:
             return

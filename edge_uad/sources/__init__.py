@@ -77,7 +77,9 @@ def parse_source(text: str) -> SourceAddress:
 
 
 def shown_source(text: str) -> str:
-    """A source's text for people: without the password that a URL may hold."""
+    """A source's text for people: a camera is named so, and a URL comes without the password that it may hold."""
+    if text.isdecimal():
+        return f"camera {text}"
     return shown_url(text) if text.startswith(_STREAM_SCHEMES) else text
 
 

@@ -1,5 +1,11 @@
 """The other end of a ZeroMQ source: pushes frames, and knows when nobody takes them."""
 
+import contextlib
+import fcntl
+import os
+import socket as os_socket
+import struct
+import termios
 import time
 from io import BytesIO
 from pathlib import Path
@@ -10,7 +16,7 @@ import zmq
 from PIL import Image
 
 from edge_uad.curve import ClientKeys, use_client_keys
-from edge_uad.endpoints import AnySocket, connect
+from edge_uad.endpoints import AnySocket, connect, split_endpoint
 from edge_uad.errors import EdgeUadError, FrameError
 from edge_uad.sources.decode import decode_image, read_bytes, stored_size
 from edge_uad.wire import FrameMessage, encode_frame
@@ -18,6 +24,7 @@ from edge_uad.wire import FrameMessage, encode_frame
 SEND_ENCODINGS = ("as-is", "jpeg", "png", "rgb8")
 JPEG_QUALITY = 95
 SEND_QUEUE_FRAMES = 4
+UNREAD_POLL_S = 0.005
 _UNTOUCHED = {"JPEG": "jpeg", "MPO": "jpeg", "PNG": "png"}
 
 
@@ -34,11 +41,16 @@ class FrameSender:
 
     def __init__(self, endpoint: str, *, keys: ClientKeys | None = None) -> None:
         self._endpoint = endpoint
+        scheme, self._ipc_path = split_endpoint(endpoint)
         self._context: zmq.Context[AnySocket] = zmq.Context()
         self._socket: AnySocket = self._context.socket(zmq.PUSH)
         self._socket.setsockopt(zmq.IMMEDIATE, 1)  # queue for a daemon that is there, never for one that may come
         self._socket.setsockopt(zmq.SNDHWM, SEND_QUEUE_FRAMES)
         self._socket.setsockopt(zmq.LINGER, 0)
+        self._connections: AnySocket | None = None
+        self._connection: int | None = None
+        if scheme == "ipc":
+            self._connections = self._socket.get_monitor_socket(zmq.EVENT_CONNECTED)
         try:
             use_client_keys(self._socket, keys)
             connect(self._socket, endpoint)
@@ -59,16 +71,25 @@ class FrameSender:
                 f"start one with edge-uad serve --source {self._endpoint}"
             )
         self._socket.send_multipart(encode_frame(message), zmq.NOBLOCK)
+        self._note_connections()
 
     def flush(self, timeout_s: float) -> None:
         """Wait until every frame has left, and close.
+
+        Over ``ipc://`` the daemon must have read all of it, too: a ZeroMQ receiver that holds its sender back throws
+        away what lies in a Unix socket whose other end is closed. So a second descriptor keeps that end open.
 
         Raises:
             EdgeUadError: some have not left in time; they are lost.
         """
         started_s = time.monotonic()
-        self._socket.close(linger=round(timeout_s * 1000))
-        self._context.term()
+        with contextlib.ExitStack() as held:
+            connection = self._held_connection()
+            if connection is not None:
+                held.enter_context(connection)
+            self._close(linger_ms=round(timeout_s * 1000))
+            while connection is not None and _unread(connection) and time.monotonic() - started_s < timeout_s:
+                time.sleep(UNREAD_POLL_S)  # the kernel tells the state, and no event
         if time.monotonic() - started_s >= timeout_s:
             raise EdgeUadError(
                 f"the last frames were not taken within {timeout_s:g} s by the daemon at {self._endpoint}; "
@@ -77,8 +98,33 @@ class FrameSender:
 
     def close(self) -> None:
         """Close at once; what has not left is lost."""
-        self._socket.close(linger=0)
+        self._close(linger_ms=0)
+
+    def _close(self, *, linger_ms: int) -> None:
+        if self._connections is not None:
+            self._socket.disable_monitor()
+            self._connections.close(linger=0)
+            self._connections = None
+        self._socket.close(linger=linger_ms)
         self._context.term()
+
+    def _note_connections(self) -> None:
+        """Remember the newest connection's descriptor; asked often, so that no event has to wait for room."""
+        while self._connections is not None and self._connections.poll(0):
+            event, *_ = self._connections.recv_multipart()
+            self._connection = struct.unpack("=hi", event)[1]
+
+    def _held_connection(self) -> os_socket.socket | None:
+        """A second descriptor of the connection to the daemon; None where there is none, or none to look after."""
+        self._note_connections()
+        if self._connection is None:
+            return None
+        with contextlib.suppress(OSError):  # gone already
+            connection = os_socket.socket(fileno=os.dup(self._connection))
+            if _leads_to(connection, self._ipc_path):
+                return connection
+            connection.close()
+        return None
 
     def __enter__(self) -> Self:
         return self
@@ -87,6 +133,18 @@ class FrameSender:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _leads_to(connection: os_socket.socket, path: str) -> bool:
+    """A number may have become another file's since it was told."""
+    address = b"\0" + path[1:].encode() if path.startswith("@") else path  # the abstract namespace
+    return connection.family == os_socket.AF_UNIX and connection.getpeername() == address
+
+
+def _unread(connection: os_socket.socket) -> int:
+    """Bytes that the other end has not read yet."""
+    count: int = struct.unpack("=i", fcntl.ioctl(connection, termios.TIOCOUTQ, bytes(4)))[0]
+    return count
 
 
 def frame_message(path: Path, *, station: str, frame_id: int, part_id: str | None, encoding: str) -> FrameMessage:

@@ -61,8 +61,12 @@ def numpy_block(x: Array, weights: dict[str, Array], index: int, heads: int) -> 
     return x + branch * weights.get(f"{prefix}.ls2.gamma", 1.0), np.stack(maps)
 
 
+def unit(rows: Array) -> Array:
+    return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+
+
 def numpy_features(
-    vit: VisionTransformer, image: Array, layers: tuple[int, ...], attention_layer: int
+    vit: VisionTransformer, image: Array, layers: tuple[int, ...], attention_layer: int, join: str = "mean"
 ) -> tuple[Array, Array]:
     """ALGORITHM §2 and §3 for one image, as they are written, with every block and every map."""
     weights = {name: tensor.double().numpy() for name, tensor in vit.state_dict().items()}
@@ -82,9 +86,9 @@ def numpy_features(
         tokens, attention = numpy_block(tokens, weights, index, vit.spec.heads)
         after.append(tokens)
         maps.append(attention)
-    mean = np.mean([after[layer][first_patch:] for layer in layers], axis=0)
-    unit = mean / np.linalg.norm(mean, axis=1, keepdims=True)
-    return unit, maps[attention_layer][:, 0, first_patch:].mean(axis=0)
+    read = [after[layer][first_patch:] for layer in layers]
+    joined = np.mean(read, axis=0) if join == "mean" else np.concatenate(read, axis=1)
+    return unit(joined), maps[attention_layer][:, 0, first_patch:].mean(axis=0)
 
 
 @pytest.mark.parametrize("registers", [0, 4])
@@ -103,6 +107,37 @@ def test_both_outputs_are_what_the_algorithm_says(
 
     np.testing.assert_allclose(got_tokens[0].numpy(), tokens, atol=2e-5)
     np.testing.assert_allclose(got_attention[0].numpy(), attention, atol=1e-6)
+
+
+def test_blocks_may_stand_one_after_the_other() -> None:
+    vit = random_vit(seed=3)
+    image = np.random.default_rng(4).standard_normal((3, 64, 64))
+    tokens, _ = numpy_features(vit, image, (0, 2), 1, join="concat")
+    features = PatchFeatures(vit, input_hw=(64, 64), layers=(0, 2), attention_layer=1, join="concat")
+    with torch.inference_mode():
+        got = features(torch.from_numpy(image[None]).float())[0][0].numpy()
+    assert got.shape == (16, 2 * vit.spec.dim)
+    np.testing.assert_allclose(got, tokens, atol=2e-5)
+
+
+@pytest.mark.parametrize("side", [3, 5])
+def test_surroundings_are_blended_in_by_half(side: int) -> None:
+    """Each token and the mean of those around it that are there, both at unit norm, have equal parts."""
+    vit = random_vit(seed=3)
+    image = np.random.default_rng(4).standard_normal((3, 64, 64))
+    tokens, _ = numpy_features(vit, image, (1,), 1)
+    grid, reach = tokens.reshape(4, 4, -1), side // 2
+    around = [
+        grid[max(y - reach, 0) : y + reach + 1, max(x - reach, 0) : x + reach + 1]
+        .reshape(-1, vit.spec.dim)
+        .mean(axis=0)
+        for y in range(4)
+        for x in range(4)
+    ]
+    features = PatchFeatures(vit, input_hw=(64, 64), layers=(1,), attention_layer=1, neighbourhood=side)
+    with torch.inference_mode():
+        got = features(torch.from_numpy(image[None]).float())[0][0].numpy()
+    np.testing.assert_allclose(got, unit(tokens + unit(np.stack(around))), atol=2e-5)
 
 
 def test_blocks_that_nobody_reads_are_let_go() -> None:

@@ -1,6 +1,7 @@
 """Only known keys get anything, over real sockets; whoever else knocks gets nothing and breaks nothing."""
 
 import json
+import shutil
 import signal
 import socket as os_socket
 import threading
@@ -257,6 +258,42 @@ def test_a_line_with_keys_from_the_command_line(
     assert "Traceback" not in daemon.everything
     (folder / "keys/line.key_secret").chmod(0o640)
     assert "is open to others (mode 0640)" in edge_uad("serve", "--config", config, expect=2).stderr
+
+
+def test_a_client_whose_key_is_added_or_withdrawn_while_the_line_runs(
+    tmp_path_factory: pytest.TempPathFactory, tiny_model: Path, tiny_bank: Path
+) -> None:
+    """With the keys as options of serve; a damaged file changes nothing but the log."""
+    folder = tmp_path_factory.mktemp("line")
+    server_public, server_secret = write_key_pair(folder, "line")
+    write_key_pair(folder / "clients", "plc")
+    late_public, late_secret = write_key_pair(folder / "late", "late")
+    options = ["--bank", tiny_bank, "--model", tiny_model, "--publish", ANY_PORT, "--threads", 1]
+    keys = ["--server-key", server_secret, "--client-keys", folder / "clients"]
+    late = ["--server-key", server_public, "--client-key", late_secret]
+    with Running.edge_uad("serve", "--source", f"ipc://{folder}/in", *options, *keys) as daemon:
+        endpoint = daemon.wait_for(r"verdicts on (\S+)")[1]
+        with Running.edge_uad("watch", endpoint, *late) as refused:
+            daemon.wait_for("refused the unknown client key")
+            shutil.copy(late_public, folder / "clients")
+            daemon.wait_for("the clients' keys were read again: 2 are let in, 1 new, 0 gone")
+            assert not refused.out
+        with Running.edge_uad("watch", endpoint, *late) as watch:
+            watch.wait_for("running")
+            watch.signal(signal.SIGINT)
+            watch.ends(code=0)
+        (folder / "clients" / "torn.key").write_text("# nothing")
+        daemon.wait_for("the clients' keys are left as they were: .*torn.key holds no public key")
+        for name in ("torn.key", "late.key"):
+            (folder / "clients" / name).unlink()
+        daemon.wait_for("the clients' keys were read again: 1 are let in, 0 new, 1 gone")
+        silent = edge_uad("watch", endpoint, "--count", 1, "--timeout", 0.5, *late, expect=1)
+        assert "0 of 1 verdicts came" in silent.stderr
+        daemon.signal(signal.SIGTERM)
+        daemon.ends(code=0)
+    assert "Traceback" not in daemon.everything
+    alone = edge_uad("serve", "--source", f"ipc://{folder}/in", *options, "--server-key", server_secret, expect=2)
+    assert "server_key and client_keys come together" in alone.stderr
 
 
 def test_a_refused_sender_says_what_may_be_wrong(keys: Keys) -> None:

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from rich.console import Console
 
@@ -67,6 +68,16 @@ def test_weights_of_ones_own_become_a_model_that_describes_itself(checkpoint: Pa
     assert again.read_bytes() == out.read_bytes(), "the same weights are the same model, whoever exports them"
 
 
+def test_blocks_one_after_the_other_and_surroundings_are_in_the_card(checkpoint: Path, tmp_path: Path) -> None:
+    out = tmp_path / "m.onnx"
+    edge_uad(
+        "export", "custom", "--checkpoint", checkpoint, *CUSTOM, "--join", "concat", "--neighbourhood", 3, "--out", out
+    )
+    backbone = open_backbone(out)
+    assert (backbone.card.join, backbone.card.neighbourhood, backbone.card.dim) == ("concat", 3, 2 * 192)
+    assert backbone.embed(np.zeros((1, 3, 64, 64), np.float32))[0].tokens.shape == (16, 2 * 192)
+
+
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
@@ -93,6 +104,7 @@ def test_what_cannot_be_asked_for_is_refused(arguments: tuple[object, ...], told
         ({"input_hw": (8, 64)}, "try --input 16"),
         ({"layers": (1, 2, 3)}, "there is no block 3: custom_vit_tiny_patch16 has the blocks 0 to 2"),
         ({"attention_layer": 3}, "there is no block 3"),
+        ({"neighbourhood": 2}, "the neighbourhood is 2 patches wide; use an odd number"),
     ],
 )
 def test_what_does_not_fit_the_backbone_leaves_no_file(
@@ -170,6 +182,6 @@ def test_the_default_backbone_says_what_it_is(default_model: Path) -> None:
     card = open_backbone(default_model).card
     assert card.backbone == "dinov2_vits14"
     assert (card.input_hw, card.grid_hw, card.dim) == ((224, 224), (16, 16), 384)
-    assert (card.layers, card.attention_layer) == (tuple(range(2, 10)), 10)
+    assert (card.layers, card.attention_layer, card.neighbourhood, card.top_ratio) == ((5, 8, 11), 10, 3, 0.02)
     assert card.licence == "Apache-2.0"
     assert card.weights_sha256 == sha256_of_file(fetch_weights("dinov2_vits14", Console(stderr=True)))

@@ -9,6 +9,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -18,8 +19,8 @@ from edge_uad.archive import Archive
 from edge_uad.audit import AuditLog
 from edge_uad.errors import EndpointError
 from edge_uad.metrics import MAX_CONNECTIONS, Metrics, MetricsServer
-from edge_uad.pipeline import STAGES
 from edge_uad.records import StationState, StationStatus
+from edge_uad.stages import STAGES
 from tests.conftest import edge_uad
 from tests.fakes import GREEN, RED, frame, green_inspector, until
 from tests.processes import Running
@@ -54,6 +55,14 @@ def get(port: int, path: str) -> tuple[int, str]:
             return error.code, error.read().decode()
 
 
+def answers(port: int) -> bool:
+    """Not while all connections are taken."""
+    try:
+        return get(port, "/healthz")[0] == 503
+    except (ConnectionError, urllib.error.URLError):
+        return False
+
+
 def samples(text: str) -> Samples:
     return {
         (sample.name, frozenset(sample.labels.items())): sample.value
@@ -79,6 +88,7 @@ def test_frames_drops_latency_queues_and_artefacts_are_told() -> None:
     metrics = Metrics()
     metrics.watch_queue("line", lambda: 4)
     metrics.watch_overruns(lambda: {"heatmap/line": 7})
+    metrics.watch_skipped(lambda: {"line": 5})
     with serving(metrics) as server:
         for frame_id, colour in enumerate((GREEN, GREEN, RED)):
             one = frame(frame_id, colour)
@@ -92,6 +102,7 @@ def test_frames_drops_latency_queues_and_artefacts_are_told() -> None:
     assert told[key("edge_uad_latency_seconds_count", station="line")] == 3
     assert told[key("edge_uad_drops_total", station="line", cause="frame skipped")] == 3
     assert told[key("edge_uad_drops_total", station="line", cause="subscriber too slow for heatmap")] == 7
+    assert told[key("edge_uad_drops_total", station="line", cause="heatmap not drawn")] == 5
     assert told[key("edge_uad_reconnects_total", station="line")] == 2
     assert told[key("edge_uad_queue_frames", station="line")] == 4
     assert 0.5 <= told[key("edge_uad_last_frame_age_seconds", station="line")] < 20
@@ -133,11 +144,23 @@ def test_healthy_while_life_signs_come_and_ready_once_an_inference_is_done() -> 
         server.publish_status(status(StationState.RECONNECTING, "camera 0 is not there"))
         assert get(server.port, "/healthz") == (200, "line reconnecting: camera 0 is not there\n")
         assert get(server.port, "/readyz") == (503, "the first inference is not done yet\n")
-        metrics.observe_stage("backbone", 0.01)
+        server.publish_status(replace(status(StationState.RECONNECTING), ready=True))
         assert get(server.port, "/readyz")[0] == 200
         server.publish_status(status(StationState.STOPPING))
         assert get(server.port, "/readyz") == (503, "stopping\n")
         assert get(server.port, "/healthz")[0] == 200
+
+
+def test_the_warm_up_is_none_of_the_lines_figures() -> None:
+    metrics = Metrics()
+    with serving(metrics) as server:
+        server.publish_status(status())
+        metrics.observe_stage("backbone", 9.0)
+        server.publish_status(replace(status(), ready=True))
+        for _ in range(2):
+            metrics.observe_stage("backbone", 0.01)
+        told = samples(get(server.port, "/metrics")[1])
+    assert told[key("edge_uad_stage_seconds_count", stage="backbone")] == 2
 
 
 def test_a_loop_that_stands_still_is_not_healthy() -> None:
@@ -165,7 +188,7 @@ def test_clients_that_dawdle_or_talk_nonsense_hold_up_neither_the_others_nor_the
             nonsense.sendall(b"\xff" * 100 + b"\r\n\r\n")
             nonsense.settimeout(20)
             assert b"400" in nonsense.recv(4096)
-        until(lambda: get(server.port, "/healthz")[0] == 503)
+        until(lambda: answers(server.port))
     for connection in dawdling:
         connection.close()
     until(lambda: threading.active_count() == before)
@@ -212,8 +235,8 @@ def test_a_daemon_tells_its_metrics(
         until(lambda: samples(get(port, "/metrics")[1]).get(frames) == 24)
         text = get(port, "/metrics")[1]
         told = samples(text)
-        for stage in STAGES:
-            assert told[key("edge_uad_stage_seconds_count", stage=stage)] >= 24
+        for stage in (*STAGES, "publish"):
+            assert told[key("edge_uad_stage_seconds_count", stage=stage)] == 24
         assert re.search(r'edge_uad_artefacts_info\{bank_id="[0-9a-f]{64}"', text)
         with socket.create_connection(("127.0.0.1", port)):  # one that dawdles does not hold up the stop
             daemon.signal(signal.SIGTERM)

@@ -2,10 +2,12 @@
 
 import re
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +17,12 @@ import zmq
 from PIL import Image
 
 from edge_uad.errors import EndpointError
+from edge_uad.overlay import LONGEST_SIDE_PX
+from edge_uad.pictures import WAITING_PER_STATION, Overlay
 from edge_uad.publish import DEFAULT_QUEUE_MESSAGES, HeatmapPolicy, ZmqPublisher
-from edge_uad.records import Frame, StationState, StationStatus, UnreadableFrame, Verdict
+from edge_uad.records import Frame, StationState, StationStatus, UInt8, UnreadableFrame, Verdict
 from edge_uad.sources.decode import decode_image
+from edge_uad.stages import PUBLISHING_STAGES, StageTimer
 from edge_uad.wire import decode_message
 from tests.fakes import RED, frame, green_inspector
 from tests.processes import Running
@@ -25,6 +30,7 @@ from tests.processes import Running
 REPO = Path(__file__).parents[2]
 ANY_PORT = "tcp://127.0.0.1:*"
 INSPECTOR = green_inspector()
+DRAW: Overlay = partial(INSPECTOR.overlay, longest_side_px=LONGEST_SIDE_PX)
 
 
 def status(frames_seen: int = 0) -> StationStatus:
@@ -45,9 +51,15 @@ def status(frames_seen: int = 0) -> StationStatus:
 
 @contextmanager
 def publisher(
-    heatmap: HeatmapPolicy = "anomalous", endpoint: str = ANY_PORT, queue_messages: int = DEFAULT_QUEUE_MESSAGES
+    heatmap: HeatmapPolicy = "anomalous",
+    endpoint: str = ANY_PORT,
+    queue_messages: int = DEFAULT_QUEUE_MESSAGES,
+    draw: Overlay = DRAW,
+    on_stage: StageTimer | None = None,
 ) -> Iterator[ZmqPublisher]:
-    made = ZmqPublisher(endpoint, overlays={"line": INSPECTOR.overlay}, heatmap=heatmap, queue_messages=queue_messages)
+    made = ZmqPublisher(
+        endpoint, overlays={"line": lambda: draw}, heatmap=heatmap, queue_messages=queue_messages, on_stage=on_stage
+    )
     try:
         yield made
     finally:
@@ -84,26 +96,28 @@ def heard(heatmap: HeatmapPolicy) -> list[tuple[str, dict[str, Any], bytes | Non
     with publisher(heatmap) as sink, subscriber(sink, "verdict/", "heatmap/") as socket:
         for one in (GOOD, BAD, TORN):
             sink.publish(*judged(one))
-        sink.publish_status(status(frames_seen=3))
+        sink.close()  # what was asked for is drawn and sent first
         messages = []
-        while not messages or not messages[-1][0].startswith("status/"):
+        while socket.poll(200):
             messages.append(decode_message(socket.recv_multipart()))
         return messages
 
 
 @pytest.mark.parametrize(
-    ("policy", "topics"),
+    ("policy", "drawn"),
     [
-        ("never", ["verdict", "verdict", "verdict", "status"]),
-        ("anomalous", ["verdict", "verdict", "heatmap", "verdict", "status"]),
-        ("always", ["verdict", "heatmap", "verdict", "heatmap", "verdict", "status"]),
+        ("never", []),
+        ("anomalous", [2]),
+        ("always", [1, 2]),
     ],
 )
 def test_each_verdict_is_followed_by_its_heatmap_where_one_is_asked_for(
-    policy: HeatmapPolicy, topics: list[str]
+    policy: HeatmapPolicy, drawn: list[int]
 ) -> None:
     messages = heard(policy)
-    assert [topic for topic, _, _ in messages] == [f"{topic}/line" for topic in topics]
+    told = [(topic, header["frame_id"]) for topic, header, _ in messages]
+    assert [frame_id for topic, frame_id in told if topic == "heatmap/line"] == drawn
+    assert all(told.index(("verdict/line", one)) < told.index(("heatmap/line", one)) for one in drawn)
     verdicts = [header for topic, header, _ in messages if topic == "verdict/line"]
     assert [(one["frame_id"], one["decision"]) for one in verdicts] == [(1, "normal"), (2, "anomalous"), (3, "invalid")]
     assert verdicts[2]["reason"] == "torn"
@@ -135,6 +149,75 @@ def test_a_large_heatmap_is_scaled_down_for_people() -> None:
     assert (header["height"], header["width"]) == (512, 1024)
     assert payload is not None
     assert decode_image(payload).shape == (512, 1024, 3)
+
+
+def test_the_line_never_waits_for_a_picture() -> None:
+    """The first drawing does not come back for now: verdicts go on, what is too much is counted, the rest is drawn."""
+    begun, go_on = threading.Event(), threading.Event()
+
+    def draw(one: Frame, verdict: Verdict) -> UInt8:
+        begun.set()
+        assert go_on.wait(20)
+        return DRAW(one, verdict)
+
+    verdict = INSPECTOR.inspect(GOOD)
+    with publisher("always", draw=draw) as sink, subscriber(sink, "verdict/", "heatmap/") as socket:
+        sink.publish(replace(verdict, frame_id=0), GOOD)
+        assert begun.wait(20)
+        for number in range(1, 20):
+            sink.publish(replace(verdict, frame_id=number), GOOD)
+        for number in range(20):
+            topic, header, _ = decode_message(socket.recv_multipart())
+            assert (topic, header["frame_id"]) == ("verdict/line", number)
+        sink.publish_status(status())
+        assert decode_message(socket.recv_multipart())[1]["heatmaps_skipped"] == 19 - WAITING_PER_STATION
+        assert sink.skipped == {"line": 19 - WAITING_PER_STATION}
+        go_on.set()
+        for number in range(1 + WAITING_PER_STATION):
+            topic, header, _ = decode_message(socket.recv_multipart())
+            assert (topic, header["frame_id"]) == ("heatmap/line", number)
+
+
+def test_a_drawing_that_fails_is_counted_and_the_next_one_is_drawn(caplog: pytest.LogCaptureFixture) -> None:
+    def draw(one: Frame, verdict: Verdict) -> UInt8:
+        if verdict.frame_id == 1:
+            raise ValueError("no such colour")
+        return DRAW(one, verdict)
+
+    with publisher("always", draw=draw) as sink, subscriber(sink, "heatmap/") as socket:
+        sink.publish(*judged(GOOD))
+        sink.publish(*judged(BAD))
+        assert decode_message(socket.recv_multipart())[1]["frame_id"] == 2
+    assert sink.skipped == {"line": 1}
+    assert "line: frame 1 could not be drawn" in caplog.text
+
+
+def test_a_drawing_that_never_ends_does_not_hold_up_the_close() -> None:
+    begun, go_on = threading.Event(), threading.Event()
+
+    def draw(one: Frame, verdict: Verdict) -> UInt8:
+        begun.set()
+        go_on.wait()
+        return DRAW(one, verdict)
+
+    with publisher("always", draw=draw) as sink, subscriber(sink, "heatmap/") as socket:
+        for one in (GOOD, BAD):
+            sink.publish(*judged(one))
+        assert begun.wait(20)
+        sink.close()
+        assert sink.skipped == {"line": 1}  # the one behind it
+        go_on.set()  # it comes back after all, and sends nothing on a socket that is closed
+        assert not socket.poll(200)
+
+
+def test_publishing_drawing_and_encoding_are_timed() -> None:
+    told: list[str] = []
+    with publisher(on_stage=lambda stage, _: told.append(stage)) as sink:
+        sink.publish(*judged(GOOD))
+        assert told == ["publish"]
+        sink.publish(*judged(BAD))
+        sink.close()
+    assert sorted(told) == sorted(("publish", *PUBLISHING_STAGES))
 
 
 def test_without_a_subscriber_nothing_waits_and_nothing_is_counted() -> None:

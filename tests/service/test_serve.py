@@ -119,6 +119,7 @@ def test_a_camera_that_is_not_there_is_waited_for(
             watch.signal(signal.SIGINT)
             watch.ends(code=0)
         daemon.wait_for(" ready")
+        daemon.wait_for("line  camera 97, latest, bank ")
         daemon.signal(signal.SIGTERM)
         daemon.ends(code=0)
     told = [message for message in heard if not message.startswith("STATUS=")]
@@ -222,7 +223,7 @@ def test_an_endpoint_in_use_is_refused(serve: list[object], good_parts: Path, ru
         (2, {"--source": "tcp://0.0.0.0:5560"}, "can be reached from the network without keys"),
         (2, {"--publish": "tcp://*:5570"}, "can be reached from the network without keys"),
         (2, {"--mode": "newest"}, "stations[0].mode: input should be 'auto', 'latest' or 'every', not 'newest'"),
-        (2, {"--provider": "gpu"}, "provider: input should be 'cpu', 'cuda' or 'tensorrt', not 'gpu'"),
+        (2, {"--provider": "gpu"}, "provider: input should be 'cpu', 'cuda', 'tensorrt' or 'openvino', not 'gpu'"),
         (3, {"--bank": "/nowhere/bank.safetensors"}, "bank"),
         (3, {"--model": "/nowhere/m.onnx"}, "/nowhere/m.onnx"),
     ],

@@ -1,6 +1,8 @@
 """Frames over real sockets: PULL loses none, SUB is live, and no message brings the source down."""
 
 import contextlib
+import resource
+import socket as os_socket
 import threading
 import time
 from collections.abc import Iterator
@@ -16,8 +18,10 @@ from edge_uad.errors import EdgeUadError, EndpointError, SourceEndedError
 from edge_uad.records import Frame, UnreadableFrame
 from edge_uad.sources.sender import SEND_ENCODINGS, FrameSender, frame_message
 from edge_uad.sources.zmq import Pattern, ZmqSource
-from edge_uad.wire import FrameMessage, encode_frame
+from edge_uad.wire import MAX_IMAGE_BYTES, FrameMessage, encode_frame
+from tests import parts as drawn
 from tests.fakes import picture, until
+from tests.processes import Running
 
 ANY_PORT = "tcp://127.0.0.1:*"
 
@@ -30,6 +34,23 @@ def opened(pattern: Pattern = "pull", endpoint: str = ANY_PORT) -> Iterator[ZmqS
         yield source
     finally:
         source.close()
+
+
+@contextmanager
+def zmq_greeted(endpoint: str | None) -> Iterator[os_socket.socket]:
+    """A PUSH peer by hand, past its handshake (ZMTP 3.0, NULL)."""
+    assert endpoint is not None
+    host, port = endpoint.removeprefix("tcp://").split(":")
+    with os_socket.create_connection((host, int(port)), timeout=20) as connection:
+        connection.sendall(b"\xff" + bytes(8) + b"\x7f\x03\x00" + b"NULL".ljust(20, b"\0") + bytes(32))
+        ready = b"\x05READY\x0bSocket-Type" + (4).to_bytes(4, "big") + b"PUSH"
+        connection.sendall(b"\x04" + bytes([len(ready)]) + ready)
+        heard = b""
+        while b"PULL" not in heard:
+            more = connection.recv(4096)
+            assert more, "cut off in the handshake"
+            heard += more
+        yield connection
 
 
 @contextmanager
@@ -118,6 +139,49 @@ def test_a_slow_puller_holds_the_sender_back_and_loses_nothing(tmp_path_factory:
             )
         sender.flush(20)
         assert [read(source).frame_id for _ in range(40)] == list(range(40))
+
+
+@pytest.mark.parametrize("where", ["folder", "abstract"])
+def test_over_ipc_a_sender_stays_until_a_slow_puller_has_taken_all(
+    where: str, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """As a program of its own, which ends at once after the last frame; ZeroMQ alone loses most of them."""
+    folder = tmp_path_factory.mktemp("ipc")
+    endpoint = f"ipc://{folder}/in" if where == "folder" else f"ipc://@{folder}"
+    pictures = drawn.write_parts(folder / "parts", 24, seed=0)
+    with opened(endpoint=endpoint) as source, Running.edge_uad("send", pictures, "--to", endpoint) as sender:
+        first = read(source)
+        time.sleep(1)  # held back meanwhile: the sender's last frames lie in the Unix socket
+        assert [first.frame_id, *(read(source).frame_id for _ in range(23))] == list(range(24))
+        sender.ends(code=0)
+
+
+def test_over_ipc_what_is_never_taken_is_told(tmp_path_factory: pytest.TempPathFactory) -> None:
+    folder = tmp_path_factory.mktemp("ipc")
+    path = folder / "part.png"
+    Image.fromarray(picture()).save(path)
+    with opened(endpoint=f"ipc://{folder}/in"):
+        sender = FrameSender(f"ipc://{folder}/in")
+        for frame_id in range(40):
+            sender.send(
+                frame_message(path, station="line", frame_id=frame_id, part_id=None, encoding="as-is"), timeout_s=20
+            )
+        with pytest.raises(EdgeUadError, match=r"the last frames were not taken within 0\.2 s"):
+            sender.flush(0.2)
+
+
+def test_a_message_beyond_the_limit_cuts_its_sender_off_and_nobody_else() -> None:
+    """It is refused by its announced length: nothing of it is held in memory."""
+    with opened() as source, peer(zmq.PUSH, source.bound_endpoint) as honest:
+        before_kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        with zmq_greeted(source.bound_endpoint) as greeted:
+            # a long frame's flag and its length, one byte beyond what is allowed; then as much as is taken
+            greeted.sendall(b"\x02" + (MAX_IMAGE_BYTES + 1).to_bytes(8, "big"))
+            with pytest.raises(ConnectionError):
+                greeted.sendall(bytes(MAX_IMAGE_BYTES))
+        assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before_kib < 64 * 1024
+        honest.send_multipart(message(6))
+        assert read(source).frame_id == 6
 
 
 def test_a_subscriber_counts_what_it_missed() -> None:

@@ -1,6 +1,7 @@
 """Opening and running model files: what a good one gives, and how a bad one is refused."""
 
 import hashlib
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -216,7 +217,7 @@ def test_a_file_of_another_kind_is_refused_by_its_name(tmp_path: Path) -> None:
 
 
 def test_an_unknown_provider_is_refused_with_the_known_ones(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="'gpu' is unknown; name one of cpu, cuda, tensorrt"):
+    with pytest.raises(UsageError, match="'gpu' is unknown; name one of cpu, cuda, tensorrt, openvino"):
         open_backbone(drawn_model(tmp_path / "m.onnx"), provider="gpu")
 
 
@@ -241,3 +242,9 @@ def test_an_engine_without_tensorrt_names_the_extra(tmp_path: Path) -> None:
         pytest.skip("tensorrt is installed")
     with pytest.raises(MissingExtraError, match=r"'edge-uad\[tensorrt\]'"):
         open_backbone(tmp_path / "m.engine")
+
+
+def test_openvino_that_is_not_there_names_the_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "openvino", None)  # an import of it fails, as where it is not installed
+    with pytest.raises(MissingExtraError, match=r"--provider openvino needs .*'edge-uad\[openvino\]'"):
+        open_backbone(drawn_model(tmp_path / "m.onnx"), provider="openvino")

@@ -63,6 +63,14 @@ def test_the_board_shows_stations_and_the_last_verdicts_newest_first() -> None:
     assert "   8 " in verdicts[2]
 
 
+def test_a_refused_bank_is_shown_beside_what_the_source_says() -> None:
+    status = STATUS | {"state": "running", "message": None, "refused_bank": "it is torn"}
+    assert "running a new bank is refused: it is torn" in next(line for line in shown(status) if "press-3" in line)
+    assert plain_line(status).endswith("  press-3       running: a new bank is refused: it is torn")
+    both = plain_line(STATUS | {"refused_bank": "it is torn"})
+    assert both.endswith("reconnecting: camera 0 is not there; a new bank is refused: it is torn")
+
+
 def test_the_log_has_one_aligned_line_each() -> None:
     lines = [plain_line(VERDICT), plain_line(INVALID)]
     assert lines[0].index("score") == lines[1].index("score")

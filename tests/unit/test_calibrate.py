@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from bank_tools.calibrate import cross_distances, cross_scores, fold_count, outliers, thin_out
-from edge_uad.bank import PatchSearch
 from edge_uad.pipeline import ForegroundEmbedding
 from edge_uad.records import Embedding, PatchDistances, PatchMask
 from edge_uad.scoring import image_score
+from edge_uad.search import PatchSearch
 from tests.banks import unit_rows
 
 GRID = (3, 3)

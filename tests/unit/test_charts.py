@@ -135,3 +135,30 @@ def test_a_scale_goes_from_0_to_1() -> None:
     assert [Scale(2, 4).at(value) for value in (2, 3, 4)] == [0, 0.5, 1]
     assert Scale(1, 100, log=True).at(10) == pytest.approx(0.5)
     assert Scale(3, 3).at(3) == 0.5
+
+
+def test_a_chart_that_stands_alone_brings_its_legend_and_its_style() -> None:
+    svg = ET.fromstring(  # noqa: S314  # our own text
+        lines([1, 2], {"flat <1>": [Spread(1, 1, 1), Spread(2, 2, 2)], "other": [None, Spread(3, 3, 3)]},
+              x_label="patches", y_label="ms", title="search", standalone=True)
+    )  # fmt: skip
+    assert svg.tag == "{http://www.w3.org/2000/svg}svg"
+    written = [element.text for element in svg.iter("{http://www.w3.org/2000/svg}text")]
+    assert {"flat <1>", "other", "search", "patches", "ms"} <= set(written)
+
+
+def test_by_the_logarithm_equal_ratios_are_equal_heights() -> None:
+    svg = drawn(lines([1, 2, 3], {"search": [Spread(v, v, v) for v in (1, 10, 100)]},
+                      x_label="bank", y_label="ms", log_y=True))  # fmt: skip
+    low, middle, high = heights(svg)
+    assert low - middle == pytest.approx(middle - high, abs=0.2)
+    assert low > high
+
+
+def test_from_zero_twice_the_value_is_twice_as_high() -> None:
+    figure = lines([1, 2], {"rate": [Spread(5, 5, 5), Spread(10, 10, 10)]},
+                   x_label="stations", y_label="frames/s", from_zero=True)  # fmt: skip
+    low, high = heights(drawn(figure))
+    ground = max(heights(drawn(figure), "line", "y1"))
+    assert "0" in texts(figure)
+    assert 1.8 < (ground - high) / (ground - low) < 2.2

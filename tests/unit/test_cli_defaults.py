@@ -14,7 +14,6 @@ RECIPE = Recipe(bpm_kernel=1)
 FIELDS = {
     "coreset": "coreset_ratio",
     "bpm_threshold": "bpm_threshold",
-    "top_ratio": "top_ratio",
     "neighbours": "neighbours",
     "geometry": "geometry",
     "false_alarm_rate": "false_alarm_rate",

@@ -40,6 +40,55 @@ def test_one_verdict_for_each_frame_in_order_until_the_source_ends() -> None:
     assert (last.bank_id, last.model_id) == (line.sink.verdicts[0].bank_id, line.sink.verdicts[0].model_id)
 
 
+def test_until_the_first_inference_is_done_the_stations_say_that_they_start() -> None:
+    begun, go_on = threading.Event(), threading.Event()
+
+    def wait(inference: int) -> None:
+        begun.set()
+        assert inference > 1 or go_on.wait(PATIENCE_S)
+
+    line = Line(ScriptedSource([frame(0)], then_wait=True), backbone=FakeBackbone(wait))
+    with line.running():
+        assert begun.wait(PATIENCE_S)
+        line.sink.wait_for(lambda: any(one.message == "warming up" for one in line.sink.statuses))
+        assert {(one.state, one.ready) for one in line.sink.statuses} == {(StationState.STARTING, False)}
+        go_on.set()
+        line.sink.wait_for(lambda: bool(line.sink.verdicts))
+    states = [(one.state, one.ready) for one in line.sink.statuses]
+    assert (StationState.RUNNING, True) in states
+    assert (StationState.RUNNING, False) not in states
+    assert states[-1] == (StationState.STOPPING, False)
+
+
+def test_a_sink_that_does_not_close_does_not_keep_a_second_signal_waiting(caplog: pytest.LogCaptureFixture) -> None:
+    """A disk that does not answer, when the line is stopped."""
+    closing, go_on = threading.Event(), threading.Event()
+
+    class StuckSink(RecordingSink):
+        def close(self) -> None:
+            closing.set()
+            go_on.wait()
+
+    line = Line(ScriptedSource([frame(0)], then_wait=True), sink=StuckSink())
+    with caplog.at_level(logging.WARNING, "edge_uad"), line.running():
+        line.sink.wait_for(lambda: bool(line.sink.verdicts))
+        line.stop.note()
+        assert closing.wait(PATIENCE_S)
+        line.stop.note()
+    go_on.set()
+    assert line.daemon.abandoned == ["sinks"]
+    assert "what is published and kept is not closed in time" in caplog.text
+
+
+def test_a_fault_of_a_sink_at_the_end_is_not_hushed_up() -> None:
+    class BrokenSink(RecordingSink):
+        def close(self) -> None:
+            raise OSError("the socket is gone")
+
+    with pytest.raises(OSError, match="the socket is gone"):
+        Line(ScriptedSource([frame(0)]), sink=BrokenSink()).daemon.run()
+
+
 def test_an_unreadable_frame_is_invalid_with_its_reason() -> None:
     bad = UnreadableFrame(station="line", frame_id=1, captured_at_ns=1, captured_mono_ns=1, reason="it is torn")
     line = Line(ScriptedSource([frame(0), bad, frame(2)]))

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edge_uad.backbones.card import PRECISIONS, card_from_json, card_to_json
+from edge_uad.backbones.card import JOINS, PRECISIONS, card_from_json, card_to_json
 from edge_uad.errors import ModelError
 from edge_uad.records import ModelCard
 
@@ -35,6 +35,9 @@ def cards(draw: st.DrawFn) -> ModelCard:
         precision=draw(st.sampled_from(PRECISIONS)),
         licence=draw(st.text(max_size=40)),
         weights_sha256=draw(st.text("0123456789abcdef", min_size=64, max_size=64)),
+        join=draw(st.sampled_from(JOINS)),
+        neighbourhood=draw(st.integers(0, 9)) * 2 + 1,
+        top_ratio=draw(st.floats(1e-6, 1)),
     )
 
 
@@ -71,9 +74,19 @@ def test_the_card_that_the_next_tests_spoil_is_a_good_one() -> None:
     assert card_from_json(stored(), MODEL_ID).grid_hw == (2, 3)
 
 
+def test_a_card_from_before_the_later_fields_means_the_papers_settings() -> None:
+    card = card_from_json(stored(), MODEL_ID)
+    assert (card.join, card.neighbourhood, card.top_ratio) == ("mean", 1, 0.05)
+
+
 @pytest.mark.parametrize(
     ("text", "told"),
     [
+        (stored(join="sum"), "join is 'sum'"),
+        (stored(neighbourhood=2), "no odd number"),
+        (stored(neighbourhood=0), "no odd number"),
+        (stored(top_ratio=0.0), "top ratio"),
+        (stored(top_ratio=1.5), "top ratio"),
         ("", "not JSON"),
         ("{", "not JSON"),
         ("[]", "a JSON list"),
@@ -92,7 +105,7 @@ def test_the_card_that_the_next_tests_spoil_is_a_good_one() -> None:
         (stored(layers=[]), "names no layer"),
         (stored(layers=[-1]), "below 0"),
         (stored(attention_layer=-1), "below 0"),
-        (stored(precision="int8"), "precision is 'int8'"),
+        (stored(precision="int4"), "precision is 'int4'"),
     ],
 )
 def test_a_card_that_cannot_be_used_is_refused(text: str, told: str) -> None:

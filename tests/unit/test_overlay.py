@@ -1,9 +1,10 @@
 """Heat lies where it belongs, on a scale that never moves."""
 
+import cv2
 import numpy as np
 import pytest
 
-from edge_uad.overlay import heat_on_image, overlay
+from edge_uad.overlay import _blended, at_most, heat_on_image, overlay
 from edge_uad.preprocess import Preprocessor
 from edge_uad.records import Geometry, Placement
 
@@ -42,6 +43,16 @@ def test_the_picture_handed_in_is_not_drawn_on() -> None:
     np.testing.assert_array_equal(picture, GREY)
 
 
+@pytest.mark.parametrize("seed", range(5))
+def test_drawing_the_warm_part_alone_is_drawing_everywhere(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    image = rng.integers(0, 256, (60, 80, 3), np.uint8)
+    heat = np.zeros((32, 32), np.float32)
+    heat[8:20, 5:13] = rng.random((12, 8))
+    level = heat_on_image(heat, (60, 80), WHOLE) / np.float32(0.5)
+    np.testing.assert_array_equal(overlay(image, heat, threshold=0.5, placement=WHOLE), _blended(image, level))
+
+
 @pytest.mark.parametrize("geometry", list(Geometry))
 def test_heat_comes_back_to_the_place_in_the_image_that_caused_it(geometry: Geometry) -> None:
     image_hw = (300, 500)
@@ -55,6 +66,47 @@ def test_heat_comes_back_to_the_place_in_the_image_that_caused_it(geometry: Geom
     rows, columns = np.nonzero(found > 0.3)
     assert np.mean(rows) == pytest.approx(149.5, abs=4)
     assert np.mean(columns) == pytest.approx(299.5, abs=6)
+
+
+@pytest.mark.parametrize("roi", [None, (410, 130, 1000, 700)])
+@pytest.mark.parametrize("geometry", list(Geometry))
+@pytest.mark.parametrize("image_hw", [(1000, 1600), (1601, 1447)])
+def test_a_picture_scaled_before_it_is_drawn_on_looks_like_one_scaled_after(
+    geometry: Geometry, roi: tuple[int, int, int, int] | None, image_hw: tuple[int, int]
+) -> None:
+    preprocessor = Preprocessor(
+        geometry=geometry, roi=roi, input_hw=(64, 64), mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0)
+    )
+    placement = preprocessor.placement(image_hw)
+    rows, columns = np.mgrid[: image_hw[0], : image_hw[1]]
+    image = np.stack([rows % 256, columns % 256, (rows + columns) % 256], axis=2).astype(np.uint8)
+    image = cv2.blur(image, (31, 31)).astype(np.uint8)
+    heat = np.zeros((64, 64), np.float32)
+    heat[20:36, 26:40] = 1.0
+    heat = cv2.GaussianBlur(heat, (0, 0), 3).astype(np.float32)
+
+    after = at_most(overlay(image, heat, threshold=0.4, placement=placement), 512)
+    scaled = at_most(image, 512)
+    before = overlay(
+        scaled,
+        heat,
+        threshold=0.4,
+        placement=placement.on_scaled(image_hw, (scaled.shape[0], scaled.shape[1])),
+    )
+
+    assert before.shape == after.shape
+    assert max(before.shape[:2]) == 512
+    drawn = np.abs(after.astype(int) - scaled).max(axis=2) > 40
+    assert drawn.any()  # there is heat to compare
+    difference = np.abs(before.astype(int) - after).max(axis=2)
+    # a pixel at most where the edge of what the model sees comes to lie
+    assert difference.mean() < 0.5
+    assert np.percentile(difference, 99) < 12
+
+
+def test_a_small_picture_is_not_scaled() -> None:
+    assert at_most(GREY, 80) is GREY
+    assert at_most(GREY, 40).shape == (30, 40, 3)
 
 
 @pytest.mark.parametrize("image_hw", [(2, 1), (1, 2), (1, 1), (1, 900), (900, 1)])

@@ -67,7 +67,7 @@ def test_the_examples_are_valid(path: Path) -> None:
         ("stations: [{name: a, source: '0'}]", "stations[0].bank: this key is required"),
         ("publish: {}", "stations: this key is required"),
         ("stations: []", "stations: "),
-        (STATION + "provider: gpu", "provider: input should be 'cpu', 'cuda' or 'tensorrt', not 'gpu'"),
+        (STATION + "provider: gpu", "provider: input should be 'cpu', 'cuda', 'tensorrt' or 'openvino', not 'gpu'"),
         (STATION + "threads: -1", "threads: input should be greater than or equal to 0, not -1"),
         (STATION + "stop_timeout_s: .nan", "stop_timeout_s: input should be"),
         (STATION + "reconnect: {first_s: 9, max_s: 3}", "reconnect: first_s (9) is longer than max_s (3)"),

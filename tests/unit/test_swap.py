@@ -171,7 +171,7 @@ def test_a_refusal_is_told_on_status_and_the_old_bank_goes_on(tmp_path: Path) ->
     line = Line(EndlessSource(), inspector=load(path), bank=path, wake=wake, banks=watch(path, wake.set))
     with line.running():
         path.write_bytes(b"no bank")
-        line.sink.wait_for(lambda: line.sink.statuses[-1].refused_bank is not None)
+        line.sink.wait_for(lambda: any(one.refused_bank is not None for one in line.sink.statuses))
         refused = line.sink.statuses[-1]
         assert refused.bank_id == bank_id
         assert "cannot be read as a bank" in str(refused.refused_bank)

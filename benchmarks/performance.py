@@ -1,0 +1,176 @@
+"""docs/performance.md, measured on this machine: ``make performance``.
+
+    python -m benchmarks.performance [--quick] [--only line,growth] [--page-only] [--good FOLDER] [--test FOLDER]
+
+Runs each benchmark in a process of its own, keeps what it leaves in build/performance/, and makes the page and
+docs/performance/*.svg of it. ``--quick`` tries whether all of it runs; its page stays in build/performance/. A
+benchmark that fails leaves the page as it was; run it again with ``--only`` and the others' results are taken as kept.
+``--good`` and ``--test`` are real parts for what a lower precision does to verdicts; a folder called ``good`` is good.
+"""
+
+import argparse
+import importlib.util
+import json
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from bank_tools.bench_machine import OtherPrograms, machine
+from benchmarks.report import say
+
+ROOT = Path(__file__).parents[1]
+BUILD = ROOT / "build" / "performance"
+PAGE = ROOT / "docs" / "performance.md"
+BENCHMARKS = ("line", "reference", "sessions", "precision", "search", "coreset", "growth")
+"""In the page's order; one that this tree does not have is left out."""
+OF_PARTS = "precision"
+"""The one that real parts are for."""
+
+HEAD = """# Performance
+
+How fast edge-uad is on one named machine, and how far that is from what the machine can do. Every figure and picture
+here is written by `make performance`, which took {total} on it; nothing is typed in by hand.
+
+{machine}
+
+Whatever is compared was measured in turn, a little of each, in the same run: what disturbs the machine for a while
+disturbs both. Medians, and p99 where there are enough repetitions to speak of one.
+"""
+
+
+def main() -> int:
+    options = parsed()
+    names = [name for name in BENCHMARKS if importlib.util.find_spec(f"benchmarks.{name}")]
+    wanted = names if options.only is None else [name for name in names if name in options.only.split(",")]
+    BUILD.mkdir(parents=True, exist_ok=True)
+    if not options.page_only:
+        measure(wanted, quick=options.quick, parts={"--good": options.good, "--test": options.test})
+    results = {name: json.loads(kept(name).read_text(encoding="utf-8")) for name in names if kept(name).is_file()}
+    missing = [name for name in names if name not in results]
+    if missing:
+        say(f"no page: {', '.join(missing)} left no results; run them with --only {','.join(missing)}")
+        return 1
+    quick = any(result.get("quick") for result in results.values())
+    page = BUILD / PAGE.name if quick else PAGE
+    write(page, results, BUILD)
+    print(f"{page.relative_to(ROOT)}: {len(results)} benchmarks, {shown_s(total_s(results))} of measuring")
+    return 0
+
+
+def parsed() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="does everything run? the page stays in build/performance")
+    parser.add_argument("--only", metavar="NAMES", help=f"by commas, of {', '.join(BENCHMARKS)}")
+    parser.add_argument("--page-only", action="store_true", help="make the page of what is kept")
+    parser.add_argument("--good", type=Path, metavar="FOLDER", help="good parts, for the lower precisions")
+    parser.add_argument("--test", type=Path, metavar="FOLDER", help="more parts, for the lower precisions")
+    return parser.parse_args()
+
+
+def kept(name: str) -> Path:
+    return BUILD / f"{name}.json"
+
+
+def measure(names: Sequence[str], *, quick: bool, parts: Mapping[str, Path | None]) -> None:
+    """Run each, and note beside its results how much other programs took of the machine.
+
+    Raises:
+        SystemExit: one failed; the rest is not run.
+    """
+    for name in names:
+        kept(name).unlink(missing_ok=True)
+        others, started_s = OtherPrograms(), time.monotonic()
+        given = {option: folder for option, folder in parts.items() if folder is not None and name == OF_PARTS}
+        command = [sys.executable, "-m", f"benchmarks.{name}", "--json", str(kept(name)), "--out", str(BUILD)]
+        command += [text for option, folder in given.items() for text in (option, str(folder.absolute()))]
+        say(f"── {name}")
+        code = subprocess.run([*command, *(["--quick"] if quick else [])], cwd=ROOT, check=False).returncode
+        if code or not kept(name).is_file():
+            kept(name).unlink(missing_ok=True)
+            raise SystemExit(f"benchmarks.{name} ended with exit code {code}; nothing was written to {PAGE.name}")
+        result = json.loads(kept(name).read_text(encoding="utf-8"))
+        # where this machine keeps them is nobody's business: the last folders name them
+        shown = "".join(f" {option} {Path(*folder.absolute().parts[-3:])}" for option, folder in given.items())
+        result["command"] += shown
+        around = {"quick": quick, "others_share": others.share(), "whole_s": time.monotonic() - started_s}
+        kept(name).write_text(json.dumps(result | around, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+
+
+def write(page: Path, results: dict[str, dict[str, Any]], build: Path) -> None:
+    """The page, and its pictures, taken from the build folder, beside it."""
+    pictures = page.parent / page.stem
+    shutil.rmtree(pictures, ignore_errors=True)
+    pictures.mkdir(parents=True)
+    lines = [HEAD.format(total=shown_s(total_s(results)), machine=machine_table())]
+    lines += goals(results)
+    for result in results.values():
+        lines += section(result, build, pictures)
+    stamp = datetime.now(UTC).date().isoformat()
+    lines.append(f"*Measured on {stamp}. `python -m benchmarks.performance --help` tells how to measure a part anew.*")
+    page.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def machine_table() -> str:
+    return markdown_table(("machine", ""), list(machine().items()), left=2)
+
+
+def goals(results: dict[str, dict[str, Any]]) -> list[str]:
+    """What was to be reached, and what was: each benchmark names its own."""
+    rows = []
+    for name, result in results.items():
+        for what, (value, relation, goal) in result["facts"].get("goals", {}).items():
+            met = value >= goal if relation == ">=" else value <= goal
+            sign = "at least" if relation == ">=" else "at most"
+            rows.append((what, f"{value:.3f}", f"{sign} {goal:g}", "met" if met else "not met", name))
+    if not rows:
+        return []
+    columns = ("goal", "measured", "asked", "", "by")
+    return ["## Goals\n", markdown_table(columns, rows, left=1), ""]
+
+
+def section(result: dict[str, Any], build: Path, pictures: Path) -> list[str]:
+    share = result["others_share"]
+    around = shown_s(result["whole_s"])
+    if share is not None:
+        around += f"; other programs took {share:.0%} of the machine meanwhile"
+    lines = [f"## {result['title']}\n", result["about"], "", f"`{result['command']}`: {around}.\n"]
+    for table in result["tables"]:
+        lines += [f"**{table['title'].capitalize()}**\n", markdown_table(table["columns"], table["rows"]), ""]
+        if table.get("note"):
+            lines += [table["note"], ""]
+    for plot in result["plots"]:
+        shutil.copy(build / plot["file"], pictures / plot["file"])
+        lines += [f"![{plot['title']}]({pictures.name}/{plot['file']})", ""]
+    return lines
+
+
+def markdown_table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, left: int = 1) -> str:
+    """Figures to the right, aligned in the source too."""
+    cells = [[cell.replace("|", "\\|") for cell in row] for row in (columns, *rows)]
+    widths = [max(3, *map(len, column)) for column in zip(*cells, strict=True)]
+    rule = ["-" * width if at < left else "-" * (width - 1) + ":" for at, width in enumerate(widths)]
+    padded = [
+        [
+            cell.ljust(width) if at < left else cell.rjust(width)
+            for at, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ]
+        for row in cells
+    ]
+    return "\n".join(f"| {' | '.join(row)} |" for row in (padded[0], rule, *padded[1:]))
+
+
+def total_s(results: dict[str, dict[str, Any]]) -> float:
+    return sum(result["whole_s"] for result in results.values())
+
+
+def shown_s(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.1f} minutes"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,139 @@
+"""``edge-uad bench``: what a frame costs here, and how far from the machine's limit that is."""
+
+import json
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from edge_uad.cli.console import TerminalProgress, console, stderr, warn
+from edge_uad.cli.measuring import print_tables, whole_numbers
+from edge_uad.cli.model import model_or_default
+from edge_uad.cli.options import JsonOption, ModelOption, ProviderOption, SearchDeviceOption, ThreadsOption
+from edge_uad.errors import UsageError
+
+if TYPE_CHECKING:
+    from bank_tools.bench_frames import EncodedFrames
+    from bank_tools.bench_results import BenchResult
+
+BUSY_SHARE = 0.05
+"""Of the machine, taken by other programs: above it, times say as much of them as of this one."""
+JSON_SCHEMA = 1
+
+
+def bench(
+    frames: Annotated[
+        list[str] | None,
+        typer.Argument(
+            help="Images, folders or quoted globs to send as frames.",
+            show_default="a packaged picture at 1280×960",
+        ),
+    ] = None,
+    *,
+    bank: Annotated[
+        Path | None,
+        typer.Option("--bank", help="Bank file of edge-uad build-bank.", show_default="one made of these frames"),
+    ] = None,
+    model: ModelOption = None,
+    n_frames: Annotated[int, typer.Option("--frames", min=2, help="How many frames each measurement takes.")] = 100,
+    batches: Annotated[
+        str, typer.Option("--batch", help="Values of max_batch to compare, by commas; 1 compares none.")
+    ] = "2,4",
+    compare: Annotated[
+        bool, typer.Option("--settings/--no-settings", help="Compare each optional setting with the default, too.")
+    ] = True,
+    as_json: JsonOption = False,
+    provider: ProviderOption = "cpu",
+    threads: ThreadsOption = 0,
+    search_device: SearchDeviceOption = "cpu",
+) -> None:
+    """Measure the real pipeline on real frames: stages, latency, rate, memory, and the machine's limit.
+
+    A daemon runs beside the bench, in a process of its own, fed and heard over ZeroMQ. Whatever is compared is measured
+    in turn, in this same run. Do nothing else on the machine meanwhile.
+
+    Example: [bold]edge-uad bench parts/ --bank bank.safetensors --frames 200[/bold]
+    """
+    from bank_tools.bench import run_bench
+    from bank_tools.bench_bank import saved_bank_of
+    from bank_tools.bench_machine import OtherPrograms
+    from bank_tools.bench_results import Asked
+    from edge_uad.assemble import load_backbone, load_inspector
+    from edge_uad.settings import MAX_STATIONS
+
+    sizes = whole_numbers(batches, "--batch")
+    if sizes[-1] > MAX_STATIONS:
+        raise UsageError(f"--batch names {sizes[-1]}; a line has {MAX_STATIONS} stations at most, and so a batch")
+    encoded = _frames(frames)
+    path = model_or_default(model)
+    backbone = load_backbone(path, provider=provider, threads=threads)
+    if bank is not None:
+        load_inspector(backbone, bank, search_device=search_device)  # refused here rather than by the daemon's log
+    others = OtherPrograms()
+    progress = TerminalProgress()
+    # not below $TMPDIR, which may be too long for a socket's name
+    with tempfile.TemporaryDirectory(prefix="edge-uad-", dir="/tmp") as folder:
+        asked = Asked(
+            model=path,
+            bank=bank or saved_bank_of(encoded, backbone, Path(folder), progress),
+            frames=encoded,
+            n_frames=n_frames,
+            provider=provider,
+            threads=threads,
+            search_device=search_device,
+            batches=sizes,
+            compare=compare,
+            folder=Path(folder),
+        )
+        result = run_bench(asked, progress)
+    share = others.share()
+    _tell(result, share, as_json=as_json)
+    if share is not None and share > BUSY_SHARE:
+        warn(f"other programs took {share:.0%} of the machine meanwhile: stop them, and measure again")
+
+
+def _frames(named: list[str] | None) -> "EncodedFrames":
+    from bank_tools.bench_frames import frames_from_files, packaged_frames
+
+    return frames_from_files(named) if named else packaged_frames()
+
+
+def _tell(result: "BenchResult", others_share: float | None, *, as_json: bool) -> None:
+    import dataclasses
+
+    from bank_tools.bench_machine import machine
+    from bank_tools.bench_tables import tables_of
+
+    named = machine()
+    if as_json:
+        ratios = {
+            "backbone_of_limit": result.backbone_of_limit,
+            "line_of_limit": result.line_of_limit,
+        }
+        typer.echo(
+            json.dumps(
+                {
+                    "schema": JSON_SCHEMA,
+                    "machine": named,
+                    "others_share": others_share,
+                    **dataclasses.asdict(result),
+                    **ratios,
+                }
+            )
+        )
+        return
+    card = result.card
+    described = {
+        **named,
+        "model": f"{card.backbone}, {card.input_hw[1]}×{card.input_hw[0]} px, {card.precision}, {card.model_id[:12]}",
+        "frames": result.frames,
+        "bank": f"{result.stages.n_bank} patches; {result.stages.foreground_ratio:.0%} of a frame's patches foreground",
+    }
+    width = max(map(len, described))
+    for label, value in described.items():
+        console.print(f"{label:<{width}}  {value}", markup=False, highlight=False)
+    console.print()
+    print_tables(tables_of(result))
+    decided = ", ".join(f"{count} {decision}" for decision, count in result.stages.decisions.items())
+    stderr.print(f"verdicts: {decided}", markup=False, highlight=False)

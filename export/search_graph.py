@@ -1,0 +1,42 @@
+"""Nearest patches as an ONNX model: what ``edge_uad.search`` runs. ``python -m export.search_graph`` prints it.
+
+The daemon has no ``onnx`` to write models with, so the few bytes stand in its source; a test holds them to this file.
+"""
+
+import base64
+
+import onnx
+from onnx import TensorProto, helper
+
+OPSET, IR_VERSION = 17, 8
+
+
+def search_graph() -> bytes:
+    """The model, serialised.
+
+    Inputs are queries float32 (n, dim), patches float32 (m, dim), both unit norm, and k int64 (1,), at most m. Outputs
+    are the k highest cosines of each query, float32 (n, k), and their rows, int64 (n, k), of equal ones the first.
+    """
+    nodes = [
+        helper.make_node("Gemm", ["queries", "patches"], ["cosines"], transB=1),
+        helper.make_node("TopK", ["cosines", "k"], ["best", "rows"], axis=1),
+    ]
+    inputs = [
+        helper.make_tensor_value_info("queries", TensorProto.FLOAT, ["n", "dim"]),
+        helper.make_tensor_value_info("patches", TensorProto.FLOAT, ["m", "dim"]),
+        helper.make_tensor_value_info("k", TensorProto.INT64, [1]),
+    ]
+    outputs = [
+        helper.make_tensor_value_info("best", TensorProto.FLOAT, ["n", "j"]),
+        helper.make_tensor_value_info("rows", TensorProto.INT64, ["n", "j"]),
+    ]
+    graph = helper.make_graph(nodes, "nearest", inputs, outputs)
+    model = helper.make_model(
+        graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION, producer_name=""
+    )
+    onnx.checker.check_model(model)
+    return bytes(model.SerializeToString())
+
+
+if __name__ == "__main__":
+    print(base64.b64encode(search_graph()).decode())

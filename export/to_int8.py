@@ -1,0 +1,183 @@
+"""An ONNX file whose large matrix products run in int8; the rest of the graph stays float32."""
+
+import logging
+import tempfile
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import onnx
+from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_dynamic, quantize_static
+
+from edge_uad.backbones.card import CARD_KEY, card_to_json
+from edge_uad.backbones.files import INPUT_NAME
+from edge_uad.backbones.onnx import OnnxBackbone
+from edge_uad.errors import FrameError, ModelError, UsageError
+from edge_uad.interfaces import Backbone
+from edge_uad.preprocess import Preprocessor
+from edge_uad.records import Float32, Geometry, ModelCard
+from edge_uad.sources.decode import read_image
+from export.atomic import appearing
+from export.parity import Difference, parity_pixels
+from export.request import ExportRequest
+from export.to_onnx import export_onnx
+from export.vit import VisionTransformer
+
+CALIBRATION_IMAGES = 32
+"""As many are looked at, spread over the folder: the ranges of a ViT's activations hardly depend on the part."""
+FEWEST_CALIBRATION_IMAGES = 2
+QUANTISED_OPERATORS = ("MatMul", "Gemm")
+
+
+def export_int8(
+    vit: VisionTransformer,
+    request: ExportRequest,
+    target: Path,
+    *,
+    good: Sequence[Path],
+    parity_image: Path | None = None,
+) -> list[Difference]:
+    """Write the model file with int8 weights, one scale per channel, and int8 activations of calibrated range.
+
+    Products of two activations, softmax, LayerNorm, GELU and the residual stream stay float32. Weights take 7 of
+    their 8 bits, so that CPUs without VNNI do not saturate and all CPUs give the same sums. The file carries no
+    certificate yet: without one nothing but ``edge-uad certify`` runs it.
+
+    Args:
+        vit: the filled transformer; taken over.
+        request: what to make of it; its precision is fp32, that of what is quantised.
+        target: where the file appears, whole or not at all.
+        good: image files of good parts, for the ranges of the activations.
+        parity_image: a real image to compare on; None for the packaged one.
+
+    Returns:
+        How far the file lies from the fp32 one, both run by ONNX Runtime.
+
+    Raises:
+        UsageError: what was asked for does not fit the backbone, or too few good parts can be read.
+        ModelError: the file cannot be written.
+    """
+    files = spread(good, CALIBRATION_IMAGES)
+    with tempfile.TemporaryDirectory() as folder:
+        plain, rough = Path(folder, "fp32.onnx"), Path(folder, "int8.onnx")
+        export_onnx(vit, request, plain, parity_image=parity_image)
+        reference = OnnxBackbone(plain)
+        _quantise(plain, rough, _good_pixels(files, reference.card))
+        try:
+            with appearing(target) as beside:
+                beside.write_bytes(_with_card(rough, replace(reference.card, precision="int8")))
+                return _differences(OnnxBackbone(beside), reference, parity_pixels(reference.card, parity_image))
+        except OSError as error:
+            raise ModelError(
+                f"model {target} cannot be written: {error.strerror}; name another place with --out"
+            ) from error
+
+
+class _GoodParts(CalibrationDataReader):  # type: ignore[misc]  # onnxruntime ships no type information
+    def __init__(self, pixels: Sequence[Float32]) -> None:
+        self._left = iter(pixels)
+
+    def get_next(self) -> dict[str, Float32] | None:
+        """The next image, float32 (1, 3, H, W); None after the last."""
+        pixels = next(self._left, None)
+        return None if pixels is None else {INPUT_NAME: pixels[None]}
+
+
+def spread(files: Sequence[Path], n: int) -> list[Path]:
+    """At most ``n`` of them, from first to last."""
+    places = np.linspace(0, len(files) - 1, min(len(files), n)).round().astype(int)
+    return [files[place] for place in places]
+
+
+def quantise_dynamically(plain: Path, target: Path, card: ModelCard) -> None:
+    """The same products with activations scaled anew for every image: for comparison, no command makes it."""
+    with _quiet_quantiser():
+        quantize_dynamic(
+            str(plain),
+            str(target),
+            op_types_to_quantize=list(QUANTISED_OPERATORS),
+            nodes_to_quantize=_products_with_weights(plain),
+            per_channel=True,
+            reduce_range=True,
+            weight_type=QuantType.QInt8,
+        )
+    target.write_bytes(_with_card(target, replace(card, precision="int8")))
+
+
+def _good_pixels(files: Sequence[Path], card: ModelCard) -> list[Float32]:
+    preprocessor = Preprocessor(
+        geometry=Geometry.STRETCH, roi=None, input_hw=card.input_hw, mean=card.mean, std=card.std
+    )
+    pixels: list[Float32] = []
+    for path in files:
+        try:
+            pixels.append(preprocessor.pixels(read_image(path)))
+        except FrameError:
+            continue  # build-bank names the unreadable ones; ranges do without
+    if len(pixels) < FEWEST_CALIBRATION_IMAGES:
+        raise UsageError(
+            f"{len(pixels)} good parts of --calibrate can be read, at least {FEWEST_CALIBRATION_IMAGES} are needed; "
+            "name another folder"
+        )
+    return pixels
+
+
+def _quantise(plain: Path, rough: Path, pixels: Sequence[Float32]) -> None:
+    with _quiet_quantiser():
+        quantize_static(
+            str(plain),
+            str(rough),
+            _GoodParts(pixels),
+            quant_format=QuantFormat.QDQ,
+            op_types_to_quantize=list(QUANTISED_OPERATORS),
+            nodes_to_quantize=_products_with_weights(plain),
+            per_channel=True,
+            reduce_range=True,
+            activation_type=QuantType.QUInt8,
+            weight_type=QuantType.QInt8,
+            extra_options={"WeightSymmetric": True},
+        )
+
+
+def _products_with_weights(plain: Path) -> list[str]:
+    """Names of the products whose right side is a constant: those of two activations stay float32."""
+    graph = onnx.load(plain, load_external_data=False).graph
+    constants = {tensor.name for tensor in graph.initializer}
+    return [node.name for node in graph.node if node.op_type in QUANTISED_OPERATORS and node.input[1] in constants]
+
+
+def _with_card(rough: Path, card: ModelCard) -> bytes:
+    model = onnx.load(rough)
+    onnx.helper.set_model_props(model, {CARD_KEY: card_to_json(card)})
+    onnx.checker.check_model(model)
+    content: bytes = model.SerializeToString(deterministic=True)
+    return content
+
+
+def _differences(lowered: Backbone, reference: Backbone, images: dict[str, Float32]) -> list[Difference]:
+    found: list[Difference] = []
+    for name, pixels in images.items():
+        (ours,), (theirs,) = lowered.embed(pixels[None]), reference.embed(pixels[None])
+        found.append(
+            Difference(
+                name,
+                tokens=float(np.abs(ours.tokens - theirs.tokens).max()),
+                attention=float(np.abs(ours.attention - theirs.attention).max()),
+            )
+        )
+    return found
+
+
+@contextmanager
+def _quiet_quantiser() -> Iterator[None]:
+    """It advises a preparation that a graph from our exporter does not need, through the root logger."""
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(logging.NOTSET)

@@ -1,0 +1,93 @@
+"""OpenVINO computes what ONNX Runtime computes, from the same file."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+pytest.importorskip("openvino", reason="the [openvino] extra is not installed")
+
+from edge_uad.assemble import load_backbone, load_inspector  # after the skip
+from edge_uad.backbones import open_backbone  # as above
+from edge_uad.errors import ModelError  # as above
+from edge_uad.interfaces import Backbone  # as above
+from edge_uad.records import Frame  # as above
+from edge_uad.sources.decode import read_image  # as above
+from tests.unit.test_backbones import drawn_model  # as above
+
+
+@pytest.fixture(scope="module")
+def tiny(tiny_model: Path) -> Backbone:
+    return open_backbone(tiny_model, provider="openvino", threads=2)
+
+
+def noise(n: int) -> np.ndarray:
+    return np.random.default_rng(5).standard_normal((n, 3, 64, 64), dtype=np.float32)
+
+
+def test_tokens_and_attention_are_those_of_onnx_runtime(tiny: Backbone, tiny_model: Path) -> None:
+    reference = open_backbone(tiny_model)
+    assert tiny.card == reference.card
+    for ours, theirs in zip(tiny.embed(noise(3)), reference.embed(noise(3)), strict=True):
+        assert ours.tokens.dtype == ours.attention.dtype == np.float32
+        np.testing.assert_allclose(ours.tokens, theirs.tokens, atol=1e-5)
+        np.testing.assert_allclose(ours.attention, theirs.attention, atol=1e-5)
+
+
+def test_an_embedding_depends_on_its_own_image_alone_and_is_repeated_to_the_bit(tiny: Backbone) -> None:
+    pixels = noise(4)
+    together = tiny.embed(pixels)
+    for image, embedding in zip(pixels[::-1], together[::-1], strict=True):
+        (alone,) = tiny.embed(image[None])
+        np.testing.assert_array_equal(embedding.tokens, alone.tokens)
+        np.testing.assert_array_equal(embedding.attention, alone.attention)
+
+
+def test_a_batch_in_one_run_agrees_with_its_images_alone(tiny: Backbone, tiny_model: Path) -> None:
+    batched = open_backbone(tiny_model, provider="openvino", threads=2, batched=True)
+    for ours, theirs in zip(batched.embed(noise(3)), tiny.embed(noise(3)), strict=True):
+        np.testing.assert_allclose(ours.tokens, theirs.tokens, atol=1e-5)
+
+
+def test_no_images_give_no_embeddings_and_other_shapes_are_the_callers_mistake(tiny: Backbone) -> None:
+    assert tiny.embed(np.empty((0, 3, 64, 64), np.float32)) == []
+    with pytest.raises(ValueError, match=r"float32 \(B, 3, 64, 64\) expected"):
+        tiny.embed(np.zeros((1, 3, 32, 32), np.float32))
+
+
+def test_a_bank_built_with_onnx_runtime_gives_the_same_verdicts(
+    tiny_model: Path, tiny_bank: Path, good_parts: Path, scratched_parts: Path
+) -> None:
+    inspectors = [
+        load_inspector(load_backbone(tiny_model, provider=provider), tiny_bank) for provider in ("cpu", "openvino")
+    ]
+    files = [*sorted(good_parts.iterdir())[:4], *scratched_parts.iterdir()]
+    for index, file in enumerate(files):
+        frame = Frame(
+            station="s", frame_id=index, captured_at_ns=0, captured_mono_ns=0, image=read_image(file), part_id=file.name
+        )
+        ours, theirs = (inspector.inspect(frame) for inspector in inspectors)
+        assert ours.decision == theirs.decision
+        assert ours.score == pytest.approx(theirs.score, abs=1e-5)
+
+
+def refusal(path: Path) -> str:
+    with pytest.raises(ModelError) as caught:
+        open_backbone(path, provider="openvino")
+    assert str(path) in str(caught.value)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_what_is_no_model_of_ours_is_refused(tiny_model: Path, tmp_path: Path) -> None:
+    pytest.importorskip("onnx", reason="the [export] extra is not installed")
+    path = tmp_path / "m.onnx"
+    assert "No such file" in refusal(path)
+    path.write_bytes(b"not a model")
+    assert "it is damaged" in refusal(path)
+    path.write_bytes(tiny_model.read_bytes()[:1000])
+    assert "it is damaged" in refusal(path)
+    assert "carries no card" in refusal(drawn_model(path, card=None))
+    assert "its card is not JSON" in refusal(drawn_model(path, card="{"))
+    assert "float [batch, 6, 3] expected" in refusal(drawn_model(path, pool_px=1))
+    assert "float [batch, " in refusal(drawn_model(path, batch=1))
