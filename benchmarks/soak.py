@@ -90,7 +90,10 @@ def send(station: str, folder: Path, *, first: int, seed: int) -> int:
             path = pictures[frame_id % len(pictures)]
             message = frame_message(path, station=station, frame_id=frame_id, part_id=None, encoding="as-is")
             if dice.random() < TORN_RATIO:
-                _send_torn(sender, encode_frame(message), int(dice.integers(3)))
+                # what has no readable number is numbered after the frame before: behind a killed sender that would be
+                # one of those it took along, so that a sender's first frame keeps its header
+                how = int(dice.integers(3)) if frame_id > first else 0
+                _send_torn(sender, encode_frame(message), how)
             else:
                 sender.send(message, timeout_s=PATIENCE_S)
             frame_id += 1
