@@ -1,6 +1,7 @@
 """What the tests share: small real models, banks built by the real code, and real images where they are at hand."""
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +15,10 @@ from tests import models, parts
 # change is judged by itself
 settings.register_profile("edge-uad", deadline=None, derandomize="CI" in os.environ)
 settings.load_profile("edge-uad")
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # a shell makes background jobs deaf to it, and the programs under test would inherit that
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 SHARED_IMAGES = Path(__file__).parents[2] / "shared" / "data"
 
