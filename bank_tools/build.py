@@ -12,8 +12,10 @@ from bank_tools.calibrate import Coreset, cross_scores, fold_count, thin_out
 from bank_tools.coreset import coreset_size
 from bank_tools.progress import Progress
 from edge_uad import __version__
+from edge_uad.assemble import make_embedder
 from edge_uad.bank import BANK_SCHEMA, PatchBank
 from edge_uad.errors import FrameError, UsageError
+from edge_uad.interfaces import Backbone
 from edge_uad.masking import check_kernel
 from edge_uad.pipeline import Embedder, ForegroundEmbedding
 from edge_uad.records import BankManifest, Box, Float32, Frame, Geometry, ModelCard, UInt8, UnreadableFrame
@@ -49,6 +51,18 @@ class Recipe:
         _check(0 < self.coreset_ratio <= 1, "coreset ratio", self.coreset_ratio, "above 0 to 1")
         _check(0 < self.false_alarm_rate < 1, "false-alarm rate", self.false_alarm_rate, "between 0 and 1")
         _check(self.neighbours >= 1, "number of neighbours", self.neighbours, "at least 1")
+
+
+def embedder_for(backbone: Backbone, recipe: Recipe, *, bpm_soft: bool = False) -> Embedder:
+    """The stages up to the mask, set as the recipe says; ``bpm_soft`` is the ablation's."""
+    return make_embedder(
+        backbone,
+        geometry=recipe.geometry,
+        roi=recipe.roi,
+        bpm_kernel=recipe.bpm_kernel,
+        bpm_threshold=recipe.bpm_threshold,
+        bpm_soft=bpm_soft,
+    )
 
 
 @dataclass(slots=True)

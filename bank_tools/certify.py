@@ -8,12 +8,11 @@ from pathlib import Path
 
 import numpy as np
 
-from bank_tools.build import BuiltBank, GoodImages, Recipe, build_bank, look_at
+from bank_tools.build import BuiltBank, GoodImages, Recipe, build_bank, embedder_for, look_at
 from bank_tools.frames import frames_of
 from bank_tools.metrics import image_auroc
 from bank_tools.progress import Progress
 from edge_uad import __version__
-from edge_uad.assemble import make_embedder
 from edge_uad.backbones.certificate import TOLERANCE
 from edge_uad.errors import UsageError
 from edge_uad.interfaces import Backbone
@@ -92,13 +91,7 @@ def judge(backbone: Backbone, images: CertifiedWith, progress: Progress) -> Judg
         top_ratio=card.top_ratio,
         false_alarm_rate=images.false_alarm_rate,
     )
-    embedder = make_embedder(
-        backbone,
-        geometry=recipe.geometry,
-        roi=recipe.roi,
-        bpm_kernel=recipe.bpm_kernel,
-        bpm_threshold=recipe.bpm_threshold,
-    )
+    embedder = embedder_for(backbone, recipe)
     good = look_at(frames_of(FolderSource(STATION, list(images.good))), embedder, len(images.good), progress)
     built = build_bank(good, recipe=recipe, embedder=embedder, progress=progress)
     scores = _good_scores(good, built, images.good)

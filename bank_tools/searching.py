@@ -29,7 +29,6 @@ class ComparedWith:
     def __init__(
         self, seen: Sequence[ForegroundEmbedding], variant: Variant, on_chosen: Callable[[int], None] = lambda _: None
     ) -> None:
-        self._variant = variant
         self._searches = {side: _OneScale(seen, side, variant, on_chosen) for side in variant.scales}
 
     @property

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from edge_uad.aside import Aside
 from edge_uad.interfaces import VerdictSink
 from edge_uad.judge import Job
 from edge_uad.records import AnyFrame, Frame, StationState, StationStatus, Verdict
@@ -155,27 +156,12 @@ class Daemon:
 
     def _close_sink(self) -> None:
         """In a thread of its own: a disk that does not answer must not keep a second signal waiting."""
-        faults: list[BaseException] = []
-
-        def close() -> None:
-            try:
-                self._sink.close()
-            except BaseException as error:  # noqa: BLE001  (raised again by the thread that waits)
-                faults.append(error)
-
-        # a daemon thread: see above
-        closing = threading.Thread(target=close, name="close", daemon=True)
-        closing.start()
-
-        def closed(wait_s: float) -> bool:
-            closing.join(wait_s)
-            return not closing.is_alive()
-
-        if not self._waited(closed, CLOSE_S):
+        closing = Aside(self._sink.close, name="close")
+        if not self._waited(closing.ended, CLOSE_S):
             self.abandoned.append("sinks")
             log.warning("what is published and kept is not closed in time; it is abandoned")
-        if faults:
-            raise faults[0]
+            return
+        closing.result()
 
     def _waited(self, ended: Callable[[float], bool], timeout_s: float) -> bool:
         """Whether it ended in time, asked again and again; from the second signal on that time is short."""

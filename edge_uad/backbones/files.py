@@ -1,16 +1,73 @@
-"""What every runtime asks of an ONNX file of edge-uad before it runs it."""
+"""What every runtime of an ONNX file of edge-uad shares: what is asked of the file, and how images are embedded."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from edge_uad.backbones.card import check_pixels
 from edge_uad.errors import ModelError
-from edge_uad.records import ModelCard
+from edge_uad.records import Embedding, Float32, ModelCard
 
 INPUT_NAME = "pixels"
 OUTPUT_NAMES = ("tokens", "attention")
 
 _MAX_MODEL_BYTES = 2**31 - 1
 """protobuf holds no more in one file."""
+
+
+class OnnxFileBackbone(ABC):
+    """A card and a batch that is run as one or image by image.
+
+    Args:
+        card: of the file.
+        batched: several images in one run. The last bits of a matrix product depend on how many rows it has, so an
+            embedding then agrees with that of the image alone to about 1e-6 only.
+    """
+
+    def __init__(self, card: ModelCard, *, batched: bool) -> None:
+        self._card = card
+        self._batched = batched
+
+    @property
+    def card(self) -> ModelCard:
+        """What the model file says of itself."""
+        return self._card
+
+    def embed(self, pixels: Float32) -> list[Embedding]:
+        """Embed a batch. Each result depends on its own image alone, to the last bit unless ``batched``.
+
+        Args:
+            pixels: float32 (B, 3, H, W), normalised, H and W as the card says.
+
+        Raises:
+            ValueError: pixels of another shape or type; the caller's mistake.
+        """
+        check_pixels(pixels, self._card)
+        if not len(pixels):
+            return []
+        runs = [pixels] if self._batched else [image[None] for image in pixels]
+        return [
+            Embedding(tokens=tokens, attention=attention, grid_hw=self._card.grid_hw)
+            for images in runs
+            for tokens, attention in zip(*self._run(images), strict=True)
+        ]
+
+    @abstractmethod
+    def _run(self, images: Float32) -> tuple[Float32, Float32]:
+        """Tokens (B, N, D) and attention (B, N) of images (B, 3, H, W), in arrays that no later run writes to."""
+
+
+def cannot_be_loaded(path: Path) -> ModelError:
+    """For a file that the runtime refuses."""
+    return ModelError(
+        f"model {path} cannot be loaded: it is damaged, split into several files, or not ONNX; "
+        "run edge-uad export again"
+    )
+
+
+def not_from_export(path: Path, error: Exception) -> ModelError:
+    """For a file that the runtime would take, but that is none of ours."""
+    return ModelError(f"model {path} is not from edge-uad export: {error}; export it again")
 
 
 def read_model_file(path: Path) -> bytes:

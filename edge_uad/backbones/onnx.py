@@ -7,10 +7,18 @@ from typing import Any
 import onnxruntime as ort
 from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
 
-from edge_uad.backbones.card import CARD_KEY, card_from_json, check_pixels
-from edge_uad.backbones.files import INPUT_NAME, OUTPUT_NAMES, check_shapes, read_model_file
+from edge_uad.backbones.card import CARD_KEY, card_from_json
+from edge_uad.backbones.files import (
+    INPUT_NAME,
+    OUTPUT_NAMES,
+    OnnxFileBackbone,
+    cannot_be_loaded,
+    check_shapes,
+    not_from_export,
+    read_model_file,
+)
 from edge_uad.errors import ModelError, ProviderError, UsageError
-from edge_uad.records import Embedding, Float32, ModelCard
+from edge_uad.records import Float32, ModelCard
 
 _PROVIDERS = {
     "cpu": ("CPUExecutionProvider",),
@@ -32,15 +40,14 @@ _LOAD_ERRORS = (
 )
 
 
-class OnnxBackbone:
+class OnnxBackbone(OnnxFileBackbone):
     """One session over one file; its card stands in the file's metadata.
 
     Args:
         path: the model file.
         provider: cpu, cuda or tensorrt; what is asked for is what runs, or there is an error.
         threads: for the work inside one inference; 0 for one per core.
-        batched: several images in one run. The last bits of a matrix product depend on how many rows it has, so an
-            embedding then agrees with that of the image alone to about 1e-6 only.
+        batched: several images in one run; see ``OnnxFileBackbone``.
 
     Raises:
         ModelError: the file is not there, or not a model of edge-uad.
@@ -48,46 +55,22 @@ class OnnxBackbone:
     """
 
     def __init__(self, path: Path, *, provider: str = "cpu", threads: int = 0, batched: bool = False) -> None:
-        self._batched = batched
         content = read_model_file(path)
         try:
             self._session = _open_session(content, _wanted_providers(provider), threads)
         except _LOAD_ERRORS as error:
-            raise ModelError(
-                f"model {path} cannot be loaded: it is damaged, split into several files, or not ONNX; "
-                "run edge-uad export again"
-            ) from error
+            raise cannot_be_loaded(path) from error
         _require_active(self._session, provider)
         try:
-            self._card = _card_of(self._session, hashlib.sha256(content).hexdigest())
-            _check_signature(self._session, self._card)
+            card = _card_of(self._session, hashlib.sha256(content).hexdigest())
+            _check_signature(self._session, card)
         except (ModelError, UnicodeDecodeError) as error:
-            raise ModelError(f"model {path} is not from edge-uad export: {error}; export it again") from error
+            raise not_from_export(path, error) from error
+        super().__init__(card, batched=batched)
 
-    @property
-    def card(self) -> ModelCard:
-        """What the model file says of itself."""
-        return self._card
-
-    def embed(self, pixels: Float32) -> list[Embedding]:
-        """Embed a batch. Each result depends on its own image alone, to the last bit unless ``batched``.
-
-        Args:
-            pixels: float32 (B, 3, H, W), normalised, H and W as the card says.
-
-        Raises:
-            ValueError: pixels of another shape or type; the caller's mistake.
-        """
-        check_pixels(pixels, self._card)
-        runs = [pixels] if self._batched else [image[None] for image in pixels]
-        embedded: list[Embedding] = []
-        for images in runs:
-            all_tokens, all_attention = self._session.run(OUTPUT_NAMES, {INPUT_NAME: images})
-            embedded += [
-                Embedding(tokens=tokens, attention=attention, grid_hw=self._card.grid_hw)
-                for tokens, attention in zip(all_tokens, all_attention, strict=True)
-            ]
-        return embedded
+    def _run(self, images: Float32) -> tuple[Float32, Float32]:
+        tokens, attention = self._session.run(OUTPUT_NAMES, {INPUT_NAME: images})
+        return tokens, attention
 
 
 def _wanted_providers(provider: str) -> list[str]:

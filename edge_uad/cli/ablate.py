@@ -1,7 +1,6 @@
 """``edge-uad ablate``: what each setting is worth on a dataset."""
 
 from dataclasses import dataclass, replace
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, TypedDict
 
@@ -22,7 +21,7 @@ from edge_uad.cli.measuring import (
     print_tables,
     tell_warnings,
 )
-from edge_uad.cli.model import EXPORT_PACKAGES, model_or_default
+from edge_uad.cli.model import has_export_extra, model_or_default
 from edge_uad.cli.options import (
     BpmKernelOption,
     BpmThresholdOption,
@@ -224,7 +223,7 @@ def _check(point: "Point", recipe: "Recipe", model: "Backbone") -> None:
     point.n_good(None)
     if changes := point.model_changes():
         _model_settings(changes)
-        if any(find_spec(name) is None for name in EXPORT_PACKAGES):
+        if not has_export_extra():
             raise MissingExtraError(f"sweeping {', '.join(changes)}", "export")
         from export.variants import require_named
 

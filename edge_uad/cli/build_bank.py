@@ -56,10 +56,10 @@ def build_bank(
 
     Example: [bold]edge-uad build-bank normals/ --out bank.safetensors --false-alarm-rate 0.02[/bold]
     """
-    from bank_tools.build import Recipe, look_at
+    from bank_tools.build import Recipe, embedder_for, look_at
     from bank_tools.build import build_bank as build
     from bank_tools.frames import frames_of
-    from edge_uad.assemble import load_backbone, make_embedder
+    from edge_uad.assemble import load_backbone
     from edge_uad.bank import check_writable
     from edge_uad.masking import default_kernel
     from edge_uad.sources import recorded_source
@@ -80,13 +80,7 @@ def build_bank(
         search_device=search_device,
         search_threads=threads,
     )
-    embedder = make_embedder(
-        backbone,
-        geometry=recipe.geometry,
-        roi=recipe.roi,
-        bpm_kernel=recipe.bpm_kernel,
-        bpm_threshold=recipe.bpm_threshold,
-    )
+    embedder = embedder_for(backbone, recipe)
     progress = TerminalProgress()
     images = look_at(frames_of(source), embedder, total, progress)
     _tell_skipped(images)

@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass
 from enum import StrEnum
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,6 +9,7 @@ import typer
 
 from edge_uad.cache import DEFAULT_INPUT_PX
 from edge_uad.cli.console import console, stderr, warn
+from edge_uad.cli.model import has_export_extra
 from edge_uad.errors import MissingExtraError, UsageError
 
 if TYPE_CHECKING:
@@ -230,7 +230,7 @@ def _custom(checkpoint: Path | None, arch: CustomArch | None, patch: int | None)
 
 
 def _require_extra() -> None:
-    if any(find_spec(package) is None for package in ("torch", "onnx", "onnxscript")):
+    if not has_export_extra():
         raise MissingExtraError("edge-uad export", "export")
 
 

@@ -78,21 +78,14 @@ def make_bench(
     on_category: "Callable[[CategoryResult], None]" = lambda _: None,
 ) -> "Bench":
     """The stages, the cache and the kept steps."""
+    from bank_tools.build import embedder_for
     from bank_tools.embedding_cache import EmbeddingCache
     from bank_tools.evaluation import Bench
     from bank_tools.looking import Looker
     from bank_tools.steps import StepStore
-    from edge_uad.assemble import make_embedder
 
     recipe = variant.recipe
-    embedder = make_embedder(
-        backbone,
-        geometry=recipe.geometry,
-        roi=recipe.roi,
-        bpm_kernel=recipe.bpm_kernel,
-        bpm_threshold=recipe.bpm_threshold,
-        bpm_soft=variant.bpm_soft,
-    )
+    embedder = embedder_for(backbone, recipe, bpm_soft=variant.bpm_soft)
     max_bytes = round(machine.cache_gib * GIB)
     cache = EmbeddingCache(cache_dir() / "embeddings", max_bytes=max_bytes) if max_bytes else None
     looker = Looker(embedder, preprocessing=f"{recipe.geometry} {recipe.roi}", runtime=machine.provider, cache=cache)

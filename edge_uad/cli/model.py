@@ -11,6 +11,11 @@ EXPORT_PACKAGES = ("torch", "onnx", "onnxscript")
 """What the [export] extra brings."""
 
 
+def has_export_extra() -> bool:
+    """Whether models can be exported here."""
+    return all(find_spec(name) is not None for name in EXPORT_PACKAGES)
+
+
 def model_or_default(model: Path | None) -> Path:
     """The path of a model file that is there.
 
@@ -23,7 +28,7 @@ def model_or_default(model: Path | None) -> Path:
     path = default_model_path()
     if path.is_file():
         return path
-    if any(find_spec(name) is None for name in EXPORT_PACKAGES):
+    if not has_export_extra():
         raise ModelError(
             f"the default backbone {DEFAULT_BACKBONE} is not at {path}; run pip install 'edge-uad[export]' and this "
             "command again, or copy the file there from a machine that has it, or name one with --model"

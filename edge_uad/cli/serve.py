@@ -6,11 +6,12 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from threading import Event, Thread
+from threading import Event
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
+from edge_uad.aside import Aside
 from edge_uad.cli.model import model_or_default
 from edge_uad.cli.options import ModelOption, SearchDevice
 from edge_uad.errors import UsageError
@@ -141,38 +142,29 @@ def _loaded(settings: "Settings", wake: Event, stop: "Signals") -> "tuple[list[S
     """The line, made in a thread of its own: a model takes its time to load, and a stop must not wait for that."""
     from edge_uad.systemd import Notifier
 
-    made: list[tuple[list[Station], FanOut, BankWatch]] = []
-    faults: list[BaseException] = []
-
-    def load() -> None:
+    def load() -> "tuple[list[Station], FanOut, BankWatch]":
         from edge_uad.assemble import assemble_line
 
-        try:
-            made.append(assemble_line(settings, model_or_default(settings.model), wake=wake.set))
-        except BaseException as error:  # noqa: BLE001  (raised again by the thread that waits)
-            faults.append(error)
+        return assemble_line(settings, model_or_default(settings.model), wake=wake.set)
 
     Notifier().status("loading the model and the banks")
-    loading = Thread(target=load, name="load", daemon=True)
-    loading.start()
-    while loading.is_alive() and not stop.requested:
-        loading.join(LOAD_WAIT_S)
+    loading = Aside(load, name="load")
+    while not stop.requested and not loading.ended(LOAD_WAIT_S):
+        pass
     if stop.requested:
         _stop_loading(loading, stop)
-    if faults:
-        raise faults[0]
-    return made[0]
+    return loading.result()
 
 
-def _stop_loading(loading: Thread, stop: "Signals") -> None:
+def _stop_loading(loading: "Aside[Any]", stop: "Signals") -> None:
     """Return where the loading ends at once by itself: the daemon then stops as ever; else leave it behind."""
     from edge_uad.systemd import Notifier
 
     Notifier().stopping()
     until_s = time.monotonic() + LOAD_END_S
-    while loading.is_alive() and not stop.forced and time.monotonic() < until_s:
-        loading.join(LOAD_WAIT_S)
-    if loading.is_alive():
+    while not loading.ended(LOAD_WAIT_S) and not stop.forced and time.monotonic() < until_s:
+        pass
+    if not loading.ended():
         log.info("stopped while the model was loading")
         _leave(0)
 

@@ -1,0 +1,40 @@
+"""A call in a thread of its own, so that whoever waits for it can stop waiting."""
+
+import threading
+from collections.abc import Callable
+from typing import Generic, TypeVar
+
+Result = TypeVar("Result")
+
+
+class Aside(Generic[Result]):
+    """Begins at once. A daemon thread: a call that never returns must not keep the process alive.
+
+    Args:
+        call: what is to be done.
+        name: of the thread.
+    """
+
+    def __init__(self, call: Callable[[], Result], *, name: str) -> None:
+        self._call = call
+        self._results: list[Result] = []
+        self._faults: list[BaseException] = []
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+        self._thread.start()
+
+    def ended(self, wait_s: float = 0.0) -> bool:
+        """Whether it is over, after waiting for so long at most."""
+        self._thread.join(wait_s)
+        return not self._thread.is_alive()
+
+    def result(self) -> Result:
+        """What the call returned, or raised; once it has ended."""
+        if self._faults:
+            raise self._faults[0]
+        return self._results[0]
+
+    def _run(self) -> None:
+        try:
+            self._results.append(self._call())
+        except BaseException as error:  # noqa: BLE001  (raised again by the thread that waits)
+            self._faults.append(error)
