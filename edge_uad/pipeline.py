@@ -3,7 +3,7 @@
 import time
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -20,6 +20,7 @@ from edge_uad.records import (
     Embedding,
     Float32,
     Frame,
+    ModelInput,
     PatchMask,
     UInt8,
     UnreadableFrame,
@@ -110,7 +111,15 @@ class Embedder:
         Raises:
             FrameError: this image cannot be embedded.
         """
-        return self.mask(self.run_backbone(self.pixels(image)[None])[0])
+        return self.embed_pixels(self.pixels(image))
+
+    def embed_pixels(self, pixels: Float32) -> ForegroundEmbedding:
+        """One image that is ready for the backbone, float32 (3, h, w).
+
+        Raises:
+            FrameError: it cannot be embedded.
+        """
+        return self.mask(self.run_backbone(pixels[None])[0])
 
 
 class Inspector:
@@ -152,7 +161,7 @@ class Inspector:
         if isinstance(frame, UnreadableFrame):
             return self.invalid(frame, frame.reason)
         try:
-            return self.judge(frame, self._embedder.embed(frame.image))
+            return self.judge(frame, self._embedder.embed_pixels(self.pixels(frame)))
         except FrameError as error:
             return self.invalid(frame, str(error))
 
@@ -160,12 +169,24 @@ class Inspector:
         """One inference for several images, each float32 (3, h, w)."""
         return self._embedder.run_backbone(np.stack(images))
 
+    def prepared(self, frame: AnyFrame) -> AnyFrame:
+        """The frame with its pixels ready for the backbone; as it is where that fails: judging it will tell why."""
+        if isinstance(frame, UnreadableFrame):
+            return frame
+        try:
+            pixels = self._embedder.pixels(frame.image)
+        except Exception:  # noqa: BLE001  (the judge meets it again, and has a verdict for it)
+            return frame
+        return replace(frame, ready=ModelInput(pixels, self._embedder.preprocessor))
+
     def pixels(self, frame: Frame) -> Float32:
-        """float32 (3, h, w), ready for the backbone.
+        """float32 (3, h, w), ready for the backbone; those of ``prepared`` where they are of this bank's making.
 
         Raises:
             FrameError: the frame cannot be brought to the model's input.
         """
+        if frame.ready is not None and frame.ready.made_by is self._embedder.preprocessor:
+            return frame.ready.pixels
         return self._embedder.pixels(frame.image)
 
     def judge_embedding(self, frame: Frame, embedding: Embedding) -> Verdict:

@@ -63,12 +63,24 @@ class FrameIdentity:
     """Frames of this station skipped since the one before."""
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class ModelInput:
+    """A picture made ready for the backbone."""
+
+    pixels: Float32
+    """float32 (3, h, w)."""
+    made_by: object
+    """The preprocessor; another one would have made other pixels of the same picture."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Frame(FrameIdentity):
     """A picture to be judged."""
 
     image: UInt8
     """uint8 (H, W, 3), RGB."""
+    ready: ModelInput | None = None
+    """Where it was preprocessed while it waited."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

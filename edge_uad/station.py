@@ -66,6 +66,8 @@ class Station:
             station=name,
             source=source,
             lane=self._lane,
+            # where every frame is judged, none is made ready in vain; it costs the judge nothing while it waits
+            prepare=self._prepared if mode == "every" else _as_it_is,
             backoff=backoff or Backoff(),
             on_change=wake,
             replace_after_s=replace_after_s,
@@ -115,6 +117,10 @@ class Station:
             "%s: bank %s follows bank %s", self.name, short_id(new.inspector.bank_id), short_id(self.inspector.bank_id)
         )
         self.inspector = new.inspector
+
+    def _prepared(self, frame: AnyFrame) -> AnyFrame:
+        """Made ready for the bank of this moment, from the capture thread."""
+        return self.inspector.prepared(frame)
 
     def overlay(self) -> Callable[[Frame, Verdict], UInt8]:
         """What draws heat over a frame, as the bank of this moment says, whatever bank comes meanwhile."""
@@ -186,3 +192,7 @@ class Station:
         self._capture.request_stop()
         self._lane.close()
         return self._capture.join(timeout_s)
+
+
+def _as_it_is(frame: AnyFrame) -> AnyFrame:
+    return frame

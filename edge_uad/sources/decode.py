@@ -3,6 +3,7 @@
 A reason names no file; whoever shows it says which frame or file it belongs to.
 """
 
+import contextlib
 import struct
 import zlib
 from collections.abc import Sequence
@@ -190,6 +191,8 @@ def _to_rgb(image: Image.Image) -> Image.Image:
             grey.info.update(image.info)
             grey.getexif().update(image.getexif())
             return grey.convert("RGB")
+        if image.mode == "RGB":
+            return image  # convert() would copy it
         if image.mode in {"P", "PA"}:  # by way of RGBA, because a palette may carry transparency
             image = image.convert("RGBA")
         return image.convert("RGB")
@@ -198,10 +201,10 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 
 
 def _upright(image: Image.Image) -> Image.Image:
-    try:
-        return ImageOps.exif_transpose(image)
-    except _PARSER_FAULTS:
-        return image  # unreadable EXIF says nothing about orientation; the pixels are whole
+    """The image turned as its EXIF says; the same object, because most are upright already."""
+    with contextlib.suppress(*_PARSER_FAULTS):  # unreadable EXIF says nothing about orientation; the pixels are whole
+        ImageOps.exif_transpose(image, in_place=True)
+    return image
 
 
 def _cause(error: BaseException) -> str:

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from edge_uad.errors import EndpointError, SourceLostError
-from edge_uad.records import Decision, StationState, StationStatus, UnreadableFrame
+from edge_uad.records import Decision, Frame, StationState, StationStatus, UnreadableFrame
+from edge_uad.station import Mode
 from edge_uad.systemd import Notifier
 from tests.fakes import (
     GREEN,
@@ -38,6 +39,17 @@ def test_one_verdict_for_each_frame_in_order_until_the_source_ends() -> None:
     last = line.sink.statuses[-1]
     assert (last.state, last.frames_seen, last.judged, last.dropped, last.invalid) == (StationState.ENDED, 4, 4, 0, 0)
     assert (last.bank_id, last.model_id) == (line.sink.verdicts[0].bank_id, line.sink.verdicts[0].model_id)
+
+
+@pytest.mark.parametrize(("mode", "ready"), [("every", True), ("latest", False)])
+def test_frames_that_wait_to_be_judged_are_made_ready_meanwhile(mode: Mode, ready: bool) -> None:
+    (station,) = Line(ScriptedSource([frame(0)]), mode=mode).stations
+    station.start()
+    until(lambda: station.waiting == 1)
+    waiting = station.take()
+    assert station.release(PATIENCE_S)
+    assert isinstance(waiting, Frame)
+    assert (waiting.ready is not None) is ready
 
 
 def test_until_the_first_inference_is_done_the_stations_say_that_they_start() -> None:

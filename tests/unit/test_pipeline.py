@@ -115,6 +115,45 @@ def test_an_unreadable_frame_is_invalid_with_its_own_reason() -> None:
     assert verdict.score is verdict.p_value is verdict.peak is verdict.heatmap is verdict.foreground_ratio is None
 
 
+def split_picture() -> UInt8:
+    """Green, and a red corner that a region of interest may leave out."""
+    image = picture(GREEN, (120, 160))
+    image[:30, :40] = RED
+    return image
+
+
+def test_a_frame_made_ready_beforehand_gets_the_very_same_verdict() -> None:
+    inspector = inspector_with(FakeBackbone())
+    asked = dataclasses.replace(frame(), image=split_picture())
+    ready = inspector.prepared(asked)
+    assert isinstance(ready, Frame)
+    assert ready.ready is not None
+    plain, fast = inspector.inspect(asked), inspector.inspect(ready)
+    assert (fast.score, fast.decision, fast.peak) == (plain.score, plain.decision, plain.peak)
+    assert fast.heatmap is not None
+    assert plain.heatmap is not None
+    np.testing.assert_array_equal(fast.heatmap, plain.heatmap)
+
+
+def test_what_one_bank_made_ready_another_does_not_judge_by() -> None:
+    whole, corner = inspector_with(FakeBackbone()), inspector_with(FakeBackbone(), roi=(0, 0, 40, 30))
+    asked = dataclasses.replace(frame(), image=split_picture())
+    ready_for_another = whole.prepared(asked)
+    assert isinstance(ready_for_another, Frame)
+    np.testing.assert_array_equal(corner.pixels(ready_for_another), corner.pixels(asked))
+    assert (corner.pixels(asked) != whole.pixels(asked)).any()
+
+
+def test_what_cannot_be_made_ready_goes_on_as_it_is_and_is_judged_invalid() -> None:
+    inspector = inspector_with(FakeBackbone(), roi=(0, 0, 1000, 1000))
+    small = inspector.prepared(frame())
+    assert isinstance(small, Frame)
+    assert small.ready is None
+    assert inspector.inspect(small).decision is Decision.INVALID
+    unreadable = UnreadableFrame(station="line", frame_id=0, captured_at_ns=0, captured_mono_ns=0, reason="torn")
+    assert inspector.prepared(unreadable) is unreadable
+
+
 def test_a_verdict_does_not_depend_on_the_frames_before_it() -> None:
     first = green_inspector().inspect(frame(0, RED))
     inspector = green_inspector()
