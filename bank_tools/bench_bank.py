@@ -6,12 +6,11 @@ from pathlib import Path
 import numpy as np
 
 from bank_tools.bench_frames import DRAWN_FRAMES, EncodedFrames, decoded
-from bank_tools.build import MIN_IMAGES, Recipe, build_bank, embedder_for, look_at
+from bank_tools.build import MIN_IMAGES, build_bank, embedder_for, look_at, recipe_for
 from bank_tools.progress import Progress
 from edge_uad.bank import PatchBank
 from edge_uad.errors import UsageError
 from edge_uad.interfaces import Backbone
-from edge_uad.masking import default_kernel
 from edge_uad.records import Geometry
 
 JITTER = 0.2
@@ -30,7 +29,7 @@ def bank_of(
     messages = frames.messages[:DRAWN_FRAMES]
     if len(messages) < MIN_IMAGES:
         raise UsageError(f"one frame makes no bank: name {MIN_IMAGES} images or more, or a bank with --bank")
-    recipe = Recipe(bpm_kernel=default_kernel(backbone.card.grid_hw), coreset_ratio=1.0, geometry=geometry)
+    recipe = dataclasses.replace(recipe_for(backbone.card), coreset_ratio=1.0, geometry=geometry)
     embedder = embedder_for(backbone, recipe)
     images = look_at(map(decoded, messages), embedder, len(messages), progress)
     return build_bank(images, recipe=recipe, embedder=embedder, progress=progress).bank

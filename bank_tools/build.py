@@ -16,7 +16,7 @@ from edge_uad.assemble import make_embedder
 from edge_uad.bank import BANK_SCHEMA, PatchBank
 from edge_uad.errors import FrameError, UsageError
 from edge_uad.interfaces import Backbone
-from edge_uad.masking import check_kernel
+from edge_uad.masking import check_kernel, default_kernel
 from edge_uad.pipeline import Embedder, ForegroundEmbedding
 from edge_uad.records import BankManifest, Box, Float32, Frame, Geometry, ModelCard, UInt8, UnreadableFrame
 from edge_uad.scoring import conformal_threshold
@@ -51,6 +51,20 @@ class Recipe:
         _check(0 < self.coreset_ratio <= 1, "coreset ratio", self.coreset_ratio, "above 0 to 1")
         _check(0 < self.false_alarm_rate < 1, "false-alarm rate", self.false_alarm_rate, "between 0 and 1")
         _check(self.neighbours >= 1, "number of neighbours", self.neighbours, "at least 1")
+
+
+def recipe_for(card: ModelCard, *, bpm_kernel: int | None = None, top_ratio: float | None = None) -> Recipe:
+    """What a bank of this model's is where nothing else is asked for.
+
+    Args:
+        card: of the model.
+        bpm_kernel: None: what suits its patch grid.
+        top_ratio: None: the model's own.
+    """
+    return Recipe(
+        bpm_kernel=default_kernel(card.grid_hw) if bpm_kernel is None else bpm_kernel,
+        top_ratio=card.top_ratio if top_ratio is None else top_ratio,
+    )
 
 
 def embedder_for(backbone: Backbone, recipe: Recipe, *, bpm_soft: bool = False) -> Embedder:

@@ -2,13 +2,13 @@
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
 
-from bank_tools.build import BuiltBank, GoodImages, Recipe, build_bank, embedder_for, look_at
+from bank_tools.build import BuiltBank, GoodImages, build_bank, embedder_for, look_at, recipe_for
 from bank_tools.frames import frames_of
 from bank_tools.metrics import image_auroc
 from bank_tools.progress import Progress
@@ -16,7 +16,6 @@ from edge_uad import __version__
 from edge_uad.backbones.certificate import TOLERANCE
 from edge_uad.errors import UsageError
 from edge_uad.interfaces import Backbone
-from edge_uad.masking import default_kernel
 from edge_uad.pipeline import Inspector
 from edge_uad.records import Box, Decision, ModelCard, ParityCertificate
 from edge_uad.scoring import decide
@@ -83,12 +82,10 @@ def judge(backbone: Backbone, images: CertifiedWith, progress: Progress) -> Judg
     Raises:
         UsageError: fewer than two good images can be used.
     """
-    card = backbone.card
-    recipe = Recipe(
-        bpm_kernel=default_kernel(card.grid_hw),
+    recipe = replace(
+        recipe_for(backbone.card),
         bpm_threshold=images.bpm_threshold,
         roi=images.roi,
-        top_ratio=card.top_ratio,
         false_alarm_rate=images.false_alarm_rate,
     )
     embedder = embedder_for(backbone, recipe)

@@ -83,11 +83,10 @@ def ablate(
     """
     from bank_tools.ablation import ablate as run
     from bank_tools.ablation import parse_sweep, points_of
-    from bank_tools.build import Recipe
+    from bank_tools.build import recipe_for
     from bank_tools.evaluation_report import write_report
     from bank_tools.results import check_out, write_results
     from edge_uad.assemble import load_backbone
-    from edge_uad.masking import default_kernel
 
     sweeps = [parse_sweep(text) for text in sweep]
     points = points_of(sweeps, grid=grid)
@@ -95,11 +94,10 @@ def ablate(
     out = out or Path("evaluation") / f"{dataset.name}-ablate"
     check_out(out)
     model = load_backbone(model_or_default(backbone), provider=provider, threads=threads)
-    recipe = Recipe(
+    recipe = replace(
+        recipe_for(model.card, bpm_kernel=bpm_kernel, top_ratio=top_ratio),
         geometry=geometry,
-        bpm_kernel=default_kernel(model.card.grid_hw) if bpm_kernel is None else bpm_kernel,
         bpm_threshold=bpm_threshold,
-        top_ratio=model.card.top_ratio if top_ratio is None else top_ratio,
         neighbours=neighbours,
         coreset_ratio=coreset,
         false_alarm_rate=false_alarm_rate,

@@ -1,6 +1,7 @@
 """``edge-uad build-bank``: good images in, one bank file out."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -56,23 +57,21 @@ def build_bank(
 
     Example: [bold]edge-uad build-bank normals/ --out bank.safetensors --false-alarm-rate 0.02[/bold]
     """
-    from bank_tools.build import Recipe, embedder_for, look_at
     from bank_tools.build import build_bank as build
+    from bank_tools.build import embedder_for, look_at, recipe_for
     from bank_tools.frames import frames_of
     from edge_uad.assemble import load_backbone
     from edge_uad.bank import check_writable
-    from edge_uad.masking import default_kernel
     from edge_uad.sources import recorded_source
 
     check_writable(out)
     source, total = recorded_source(normals)
     backbone = load_backbone(model_or_default(model), provider=provider, threads=threads)
-    recipe = Recipe(
+    recipe = replace(
+        recipe_for(backbone.card, bpm_kernel=bpm_kernel, top_ratio=top_ratio),
         geometry=geometry,
         roi=parse_roi(roi),
-        bpm_kernel=default_kernel(backbone.card.grid_hw) if bpm_kernel is None else bpm_kernel,
         bpm_threshold=bpm_threshold,
-        top_ratio=backbone.card.top_ratio if top_ratio is None else top_ratio,
         neighbours=neighbours,
         coreset_ratio=coreset,
         false_alarm_rate=false_alarm_rate,

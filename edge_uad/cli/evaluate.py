@@ -1,6 +1,7 @@
 """``edge-uad evaluate``: a dataset in, every metric of a task out."""
 
 import json
+from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -101,12 +102,11 @@ def evaluate(
 
     Example: [bold]edge-uad evaluate mvtec/ --task defect --categories bottle,screw --out runs/mvtec[/bold]
     """
-    from bank_tools.build import Recipe
+    from bank_tools.build import recipe_for
     from bank_tools.evaluation_report import write_report
     from bank_tools.results import check_out, write_results
     from bank_tools.variant import Variant, parse_scales
     from edge_uad.assemble import load_backbone
-    from edge_uad.masking import default_kernel
 
     numbers = whole_numbers(shots, "--shots")
     box = parse_roi(roi)
@@ -114,12 +114,11 @@ def evaluate(
     out = out or Path("evaluation") / f"{dataset.name}-{task}"
     check_out(out)
     model = load_backbone(model_or_default(backbone), provider=provider, threads=threads)
-    recipe = Recipe(
+    recipe = replace(
+        recipe_for(model.card, bpm_kernel=bpm_kernel, top_ratio=top_ratio),
         geometry=geometry,
         roi=box,
-        bpm_kernel=default_kernel(model.card.grid_hw) if bpm_kernel is None else bpm_kernel,
         bpm_threshold=bpm_threshold,
-        top_ratio=model.card.top_ratio if top_ratio is None else top_ratio,
         neighbours=neighbours,
         coreset_ratio=coreset,
         false_alarm_rate=false_alarm_rate,
