@@ -99,9 +99,9 @@ def frames_from_picture(picture: bytes, n: int, *, hw: tuple[int, int] = CAMERA_
     return EncodedFrames(tuple(messages), "the packaged picture, at a camera's size")
 
 
-def packaged_frames(n: int = DRAWN_FRAMES) -> EncodedFrames:
+def packaged_frames(n: int = DRAWN_FRAMES, *, hw: tuple[int, int] = CAMERA_HW) -> EncodedFrames:
     """Frames for a machine that has none: drawn from the picture that every export is checked on."""
-    return frames_from_picture((files("export") / "parity_image.jpg").read_bytes(), n)
+    return frames_from_picture((files("export") / "parity_image.jpg").read_bytes(), n, hw=hw)
 
 
 def decoded(message: FrameMessage) -> Frame:

@@ -29,6 +29,7 @@ from export.variants import provide_variant
 
 STATIONS = (1, 2, 4, 8, 16)
 BANKS = (1_000, 3_000, 10_000, 30_000, 100_000)
+FRAME_HW = ((240, 320), (480, 640), (960, 1280), (1920, 2560))
 LARGER_INPUT_PX = 448
 FRAMES = 16
 LATENCY_FRAMES = 8
@@ -53,17 +54,27 @@ class Growth:
         self.n_frames = 4 if quick else FRAMES
         self.n_lines = 0
 
-    def point(self, what: str, model: Path, bank: Path, *, n_stations: int = 1, max_batch: int = 1) -> Point:
+    def point(
+        self,
+        what: str,
+        model: Path,
+        bank: Path,
+        *,
+        n_stations: int = 1,
+        max_batch: int = 1,
+        frames: EncodedFrames | None = None,
+    ) -> Point:
         """Start a line, measure it, stop it."""
         say(what)
+        frames = frames or self.frames
         self.n_lines += 1
         content = line_content(model, bank, n_stations=n_stations, max_batch=max_batch)
         n = -(-self.n_frames // max_batch) * max_batch
         with ServedLine(content, self.folder / str(self.n_lines)) as line:
-            for message in self.frames.first(WARM_UP_FRAMES):
+            for message in frames.first(WARM_UP_FRAMES):
                 line.latency_s(message)
-            rate_hz = line.rate_hz(self.frames.endless(), n)
-            latencies_s = [line.latency_s(message)[0] for message in self.frames.first(LATENCY_FRAMES)]
+            rate_hz = line.rate_hz(frames.endless(), n)
+            latencies_s = [line.latency_s(message)[0] for message in frames.first(LATENCY_FRAMES)]
             return Point(rate_hz, float(np.median(latencies_s)) * 1000, line.peak_rss_mib)
 
     def saved(self, bank: PatchBank, name: str) -> Path:
@@ -79,8 +90,9 @@ def main() -> int:
         name="growth",
         title="Growth",
         about=(
-            "Verdicts per second with frames of 1280×960 px waiting all the while, median latency of one frame alone, "
-            "and the daemon's peak memory: each row a daemon in a process of its own."
+            "Verdicts per second with frames waiting all the while (of 1280×960 px, where no other size is named), "
+            "median latency of one frame alone, and the daemon's peak memory: each row a daemon in a process of its "
+            "own."
         ),
     )
     with tempfile.TemporaryDirectory(prefix="edge-uad-", dir="/tmp") as folder:
@@ -89,6 +101,7 @@ def main() -> int:
         bank = bank_of(growth.frames, load_backbone(model), SilentProgress())
         stations(growth, report, model, bank, STATIONS[:2] if options.quick else STATIONS)
         banks(growth, report, model, bank, (BANKS[0], BANKS[2]) if options.quick else BANKS)
+        frame_sizes(growth, report, model, bank, FRAME_HW[:2] if options.quick else FRAME_HW)
         inputs(growth, report, model, bank, quick=options.quick)
     report.close(options)
     return 0
@@ -122,6 +135,20 @@ def banks(growth: Growth, report: Report, model: Path, bank: PatchBank, sizes: S
     report.add(Table("patches in the bank", ("patches", *COLUMNS), rows))
     plot(report, "bank", points, sizes, x_label="patches in the bank", log_x=True)
     report.facts["bank"] = {size: asdict(point) for size, point in points["one station"].items()}
+
+
+def frame_sizes(growth: Growth, report: Report, model: Path, bank: PatchBank, sizes: Sequence[tuple[int, int]]) -> None:
+    """Frames of one scene by cameras of other resolutions: what decoding and scaling cost."""
+    path = growth.saved(bank, "frames")
+    rows = []
+    report.facts["frames"] = {}
+    for height, width in sizes:
+        frames = packaged_frames(len(growth.frames.messages), hw=(height, width))
+        point = growth.point(f"frames of {width}×{height}", model, path, frames=frames)
+        kib = np.median([len(one.payload) for one in frames.messages]) / 1024
+        rows.append([f"{width}×{height}", f"{kib:.0f}", *row("", None, point)[1:]])
+        report.facts["frames"][f"{width}x{height}"] = asdict(point)
+    report.add(Table("size of a camera's frames, as JPEG", ("frame", "KiB", *COLUMNS), rows))
 
 
 def inputs(growth: Growth, report: Report, model: Path, bank: PatchBank, *, quick: bool) -> None:
