@@ -1,6 +1,6 @@
 """A tenth of so many patches chosen: edge-uad's coreset, the published sampler's way, and the naive one.
 
-    python -m benchmarks.coreset [--max-size 1000000]
+    python -m benchmarks.coreset [--max-size 100000]
 
 *published*: ten anchors, distances in a projection to 128 dimensions, and for each choice one pass over all patches.
 *naive*: the same with all distances between all patches computed beforehand. Both written anew in numpy. A method that
@@ -51,7 +51,7 @@ class Measured:
 
 def main() -> int:
     parser = options_of(__doc__)
-    parser.add_argument("--max-size", type=int, default=SIZES[1], metavar="M", help="of patches to choose from")
+    parser.add_argument("--max-size", type=int, default=SIZES[-1], metavar="M", help="of patches to choose from")
     options = parser.parse_args()
     sizes = [size for size in SIZES if size <= (SIZES[0] if options.quick else options.max_size)]
     bank, _ = real_patches()
