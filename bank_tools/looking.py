@@ -1,9 +1,8 @@
 """Samples → what the model sees in them: the same stages as the daemon's, with a cache before the ViT."""
 
 import hashlib
-import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 import numpy as np
 import onnxruntime
@@ -47,7 +46,7 @@ class Looker:
             onnxruntime.__version__,
             runtime,
             preprocessing,
-            json.dumps(asdict(embedder.backbone.card), sort_keys=True),
+            embedder.backbone.card.model_id,
         ]
 
     @property

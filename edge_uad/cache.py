@@ -7,7 +7,7 @@ import platformdirs
 
 DEFAULT_BACKBONE = "dinov2_vits14"
 DEFAULT_INPUT_PX = 224
-DEFAULT_MODEL_REVISION = 2
+DEFAULT_MODEL_REVISION = 3
 """Raised when the default backbone is exported differently, so that an older export is not taken for it."""
 
 

@@ -182,6 +182,6 @@ def test_the_default_backbone_says_what_it_is(default_model: Path) -> None:
     card = open_backbone(default_model).card
     assert card.backbone == "dinov2_vits14"
     assert (card.input_hw, card.grid_hw, card.dim) == ((224, 224), (16, 16), 384)
-    assert (card.layers, card.attention_layer, card.neighbourhood, card.top_ratio) == ((5, 8, 11), 10, 3, 0.02)
+    assert (card.layers, card.attention_layer, card.neighbourhood, card.top_ratio) == ((5, 8, 11), 10, 1, 0.02)
     assert card.licence == "Apache-2.0"
     assert card.weights_sha256 == sha256_of_file(fetch_weights("dinov2_vits14", Console(stderr=True)))
