@@ -1,10 +1,13 @@
 """Frame → pixels: the only resize and the only normalisation in the repository (ALGORITHM §1)."""
 
+from dataclasses import dataclass
+from functools import lru_cache
+
 import cv2
 import numpy as np
 
 from edge_uad.errors import FrameError
-from edge_uad.records import Box, Float32, Geometry, Placement, UInt8
+from edge_uad.records import Box, Float32, Geometry, Int, Placement, UInt8
 
 PAPER_SHORTER_SIDE_RATIO = 256 / 224
 CIFAR_CONTENT_RATIO = 0.5
@@ -132,26 +135,46 @@ def _resize_antialiased(
 
     Only the window is computed: of a very long strip, the centre crop is a small part.
     """
-    rows, first_row = _triangle_weights(region.shape[0], hw[0], corner[0], window_hw[0])
-    columns, first_column = _triangle_weights(region.shape[1], hw[1], corner[1], window_hw[1])
-    used = region[first_row : first_row + rows.shape[1], first_column : first_column + columns.shape[1]]
-    height, width, channels = used.shape
-    by_rows = rows @ used.reshape(height, width * channels).astype(np.float32)
-    resized: Float32 = np.einsum("ow,hwc->hoc", columns, by_rows.reshape(len(rows), width, channels), optimize=True)
-    return resized
+    rows = _triangle_taps(region.shape[0], hw[0], corner[0], window_hw[0])
+    columns = _triangle_taps(region.shape[1], hw[1], corner[1], window_hw[1])
+    used = region[rows.first : rows.last + 1, columns.first : columns.last + 1]
+    return _weighted(_weighted(used, rows, axis=0), columns, axis=1)
 
 
-def _triangle_weights(n_in: int, n_out: int, start: int, count: int) -> tuple[Float32, int]:
-    """Weights of the output samples ``start`` to ``start + count``, rows summing to 1, and the first input they use.
+@dataclass(frozen=True, slots=True, eq=False)
+class _Taps:
+    """Which inputs each output sample is made of, and how much of each."""
+
+    first: int
+    """Of all inputs used."""
+    last: int
+    inputs: Int
+    """int64 (taps, outputs), counted from ``first``."""
+    weights: Float32
+    """float32 (taps, outputs), columns summing to 1."""
+
+
+def _weighted(values: UInt8 | Float32, taps: _Taps, *, axis: int) -> Float32:
+    """Resample one axis, tap by tap: no BLAS, whose threads would wait for the cores that the backbone has."""
+    shape = tuple(-1 if one == axis else 1 for one in range(values.ndim))
+    total: Float32 = np.take(values, taps.inputs[0], axis) * taps.weights[0].reshape(shape)
+    for inputs, weights in zip(taps.inputs[1:], taps.weights[1:], strict=True):
+        total += np.take(values, inputs, axis) * weights.reshape(shape)
+    return total
+
+
+@lru_cache(maxsize=16)
+def _triangle_taps(n_in: int, n_out: int, start: int, count: int) -> _Taps:
+    """For the output samples ``start`` to ``start + count``.
 
     Half-pixel centres; the triangle's support is widened by the scale when shrinking.
     """
     scale = n_in / n_out
     support = max(scale, 1.0)
     centres = (np.arange(start, start + count) + 0.5) * scale
-    first = max(int(centres[0] - support), 0)
-    last = min(int(centres[-1] + support) + 1, n_in)
-    offsets = np.arange(first, last) + 0.5 - centres[:, None]
-    weights = np.clip(1 - np.abs(offsets) / support, 0, None)
-    normalised: Float32 = (weights / weights.sum(axis=1, keepdims=True)).astype(np.float32)
-    return normalised, first
+    inputs = np.floor(centres - support).astype(np.int64) + np.arange(int(2 * support) + 2)[:, None]
+    weights = np.clip(1 - np.abs(inputs + 0.5 - centres) / support, 0, None)
+    weights[(inputs < 0) | (inputs >= n_in)] = 0
+    used = (weights > 0).any(axis=1)
+    inputs, weights = np.clip(inputs[used], 0, n_in - 1), weights[used] / weights.sum(axis=0)
+    return _Taps(int(inputs.min()), int(inputs.max()), inputs - inputs.min(), weights.astype(np.float32))
