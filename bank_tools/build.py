@@ -142,7 +142,7 @@ def _embed(prepared: _Prepared, embedder: Embedder, images: GoodImages) -> None:
         return
     try:
         # one image at a time: in a batch its last bits would be other ones than in inspection
-        seen = embedder.mask(embedder.run_backbone(prepared.pixels[None])[0])
+        seen = embedder.embed_pixels(prepared.pixels)
     except FrameError as error:
         images.empty.append((prepared.name, str(error)))
         return

@@ -28,6 +28,7 @@ from edge_uad.records import Float32, Geometry, Int
 from edge_uad.search import PatchSearch
 from export.default import provide_default_model
 
+SIZES = tuple(10**power for power in range(3, 8))
 WHOLE_MOST = 10**6
 """A larger bank is searched as parts of this size, one after the other: the same products, in less memory."""
 BUDGET_S = 4.0
@@ -89,7 +90,7 @@ class Comparison:
 
 def main() -> int:
     options = parsed()
-    sizes = [10**power for power in range(3, 8) if 10**power <= (10**4 if options.quick else options.max_size)]
+    sizes = [size for size in SIZES if size <= (SIZES[1] if options.quick else options.max_size)]
     bank, queries = real_patches()
     report = Report(
         name="search",
@@ -108,7 +109,7 @@ def main() -> int:
 
 def parsed() -> argparse.Namespace:
     parser = options_of(__doc__)
-    parser.add_argument("--max-size", type=int, default=10**7, metavar="M", help="of the largest bank")
+    parser.add_argument("--max-size", type=int, default=SIZES[-1], metavar="M", help="of the largest bank")
     return parser.parse_args()
 
 

@@ -137,19 +137,17 @@ def _resize_antialiased(
     """
     rows = _triangle_taps(region.shape[0], hw[0], corner[0], window_hw[0])
     columns = _triangle_taps(region.shape[1], hw[1], corner[1], window_hw[1])
-    used = region[rows.first : rows.last + 1, columns.first : columns.last + 1]
-    return _weighted(_weighted(used, rows, axis=0), columns, axis=1)
+    return _weighted(_weighted(region[rows.used, columns.used], rows, axis=0), columns, axis=1)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Taps:
     """Which inputs each output sample is made of, and how much of each."""
 
-    first: int
-    """Of all inputs used."""
-    last: int
+    used: slice
+    """The inputs that any output needs."""
     inputs: Int
-    """int64 (taps, outputs), counted from ``first``."""
+    """int64 (taps, outputs), counted from the first one used."""
     weights: Float32
     """float32 (taps, outputs), columns summing to 1."""
 
@@ -177,4 +175,5 @@ def _triangle_taps(n_in: int, n_out: int, start: int, count: int) -> _Taps:
     weights[(inputs < 0) | (inputs >= n_in)] = 0
     used = (weights > 0).any(axis=1)
     inputs, weights = np.clip(inputs[used], 0, n_in - 1), weights[used] / weights.sum(axis=0)
-    return _Taps(int(inputs.min()), int(inputs.max()), inputs - inputs.min(), weights.astype(np.float32))
+    first = int(inputs.min())
+    return _Taps(slice(first, int(inputs.max()) + 1), inputs - first, weights.astype(np.float32))

@@ -66,8 +66,8 @@ class Station:
             station=name,
             source=source,
             lane=self._lane,
-            # where every frame is judged, none is made ready in vain; it costs the judge nothing while it waits
-            prepare=self._prepared if mode == "every" else _as_it_is,
+            # with latest, most of the frames made ready would be replaced before anyone judges them
+            prepare=self._prepared if mode == "every" else None,
             backoff=backoff or Backoff(),
             on_change=wake,
             replace_after_s=replace_after_s,
@@ -192,7 +192,3 @@ class Station:
         self._capture.request_stop()
         self._lane.close()
         return self._capture.join(timeout_s)
-
-
-def _as_it_is(frame: AnyFrame) -> AnyFrame:
-    return frame

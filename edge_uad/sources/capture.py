@@ -62,7 +62,7 @@ class Capture:
         lane: where frames go.
         backoff: waits between attempts at a lost source.
         on_change: called when the state changes, from a thread.
-        prepare: what is done to a frame before it goes into the lane; must not fail.
+        prepare: what is done to a frame before it goes into the lane, if anything; must not fail.
         silent_after_s: a call into the source that takes longer is told to the operator.
         replace_after_s: a call that takes longer is given up, where the source can be replaced.
         max_hung: calls given up that have not come back yet; with so many no more are given up.
@@ -76,7 +76,7 @@ class Capture:
         lane: Lane,
         backoff: Backoff,
         on_change: Callable[[], None],
-        prepare: Callable[[AnyFrame], AnyFrame] = lambda frame: frame,
+        prepare: Callable[[AnyFrame], AnyFrame] | None = None,
         silent_after_s: float = SILENT_AFTER_S,
         replace_after_s: float = REPLACE_AFTER_S,
         max_hung: int = MAX_HUNG,
@@ -167,7 +167,7 @@ class Capture:
         """A reader's frame."""
         self._delays_s = self._backoff.delays_s()
         lost, self._lost_frames = self._lost_frames, 0
-        frame = self._prepare(frame)
+        frame = frame if self._prepare is None else self._prepare(frame)
         self._lane.put(replace(frame, dropped_before=frame.dropped_before + lost) if lost else frame)
 
     def answered(self) -> None:
