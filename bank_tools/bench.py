@@ -29,6 +29,7 @@ from bank_tools.bench_settings import Setting, settings_to_compare
 from bank_tools.bench_stages import measure_stages
 from bank_tools.progress import Progress
 from edge_uad.assemble import load_backbone, load_inspector
+from edge_uad.backbones import CPU_PROVIDERS
 from edge_uad.interfaces import Backbone
 from edge_uad.records import Float32, Frame
 
@@ -36,7 +37,6 @@ SETTING_ROUNDS = 2
 MAX_TENSORS = 16
 PRODUCTS = 2
 """In each round."""
-CPU_PROVIDERS = frozenset({"cpu", "openvino"})
 
 
 def run_bench(asked: Asked, progress: Progress) -> BenchResult:

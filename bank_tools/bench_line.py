@@ -14,13 +14,14 @@ from typing import Any, Self
 import zmq
 
 from bank_tools.bench_frames import STATION, sent_now
+from edge_uad.cores import available_cores
 from edge_uad.errors import EdgeUadError
 from edge_uad.records import StationState
 from edge_uad.sources.sender import FrameSender
 from edge_uad.wire import FrameMessage, Json, decode_message
 
 WAITING_FRAMES = 1
-"""Beside the one at the judge and the one next to it of each station: one on its way."""
+"""Beside those at the judge, one of each station or one per core, and as many next to them: one on its way."""
 PATIENCE_S = 60.0
 START_PATIENCE_S = 180.0
 _POLL_MS = 100
@@ -92,7 +93,7 @@ class ServedLine:
             messages: sent in turn to the stations; endless.
             n: a multiple of the batch, where frames are judged in batches.
         """
-        ahead = 2 * len(self.stations) + WAITING_FRAMES
+        ahead = 2 * max(len(self.stations), available_cores()) + WAITING_FRAMES
         total = n + 2 * ahead
         frames = iter(messages)
         heard_s: list[float] = []

@@ -30,13 +30,14 @@ def settings_to_compare(*, n_cores: int, batches: Sequence[int], folder: Path) -
     """
     threads = [Setting(f"threads {n}", {"threads": n}) for n in thread_counts(n_cores)]
     batched = [Setting(f"max_batch {n}, {n} stations", {"max_batch": n}, n) for n in batches if n > 1]
+    in_turn = [Setting("side_by_side false", {"side_by_side": False})]
     heatmaps = [Setting(f"heatmap {policy}", {"publish": {"heatmap": policy}}) for policy in ("never", "always")]
     records = [
         Setting("audit log", {"audit": {"file": str(folder / "verdicts.jsonl")}}),
         Setting("evidence of every frame", {"evidence": _evidence(folder)}),
         Setting("metrics", {"metrics": {"endpoint": f"127.0.0.1:{_free_port()}"}}),
     ]
-    return [*threads, *batched, *heatmaps, *records]
+    return [*threads, *in_turn, *batched, *heatmaps, *records]
 
 
 def thread_counts(n_cores: int) -> list[int]:

@@ -4,12 +4,13 @@ import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 
 import numpy as np
 
-from bank_tools.ahead import ahead
 from bank_tools.calibrate import Coreset, cross_scores, fold_count, thin_out
 from bank_tools.coreset import coreset_size
+from bank_tools.in_order import in_order
 from bank_tools.progress import Progress
 from edge_uad import __version__
 from edge_uad.assemble import make_embedder
@@ -100,55 +101,56 @@ class GoodImages:
 
 
 @dataclass(frozen=True, slots=True)
-class _Prepared:
-    """An image on its way to the backbone, or why it goes no further."""
+class _LookedAt:
+    """What the model sees in an image, or why it sees nothing."""
 
     name: str
-    pixels: Float32 | None
+    seen: ForegroundEmbedding | None
     digest: str | None
     """None where it could not be read."""
     reason: str = ""
 
 
 def look_at(
-    frames: Iterable[Frame | UnreadableFrame], embedder: Embedder, total: int | None, progress: Progress
+    frames: Iterable[Frame | UnreadableFrame],
+    embedder: Embedder,
+    total: int | None,
+    progress: Progress,
+    *,
+    workers: int = 1,
 ) -> GoodImages:
-    """Embed every good image, the next ones being read and scaled meanwhile; list what cannot be used."""
+    """Embed every good image, so many at a time, while the next ones are read; list what cannot be used.
+
+    Each has an inference of its own: in a batch its last bits would be other ones than in inspection.
+    """
     images = GoodImages()
     with progress.step("embedding", total, "images") as done:
-        for prepared in ahead(_prepared(frame, embedder) for frame in frames):
-            _embed(prepared, embedder, images)
+        for looked in in_order(partial(_look_at_one, embedder), frames, workers=workers):
+            _sort_in(looked, images)
             done(1)
     return images
 
 
-def _prepared(frame: Frame | UnreadableFrame, embedder: Embedder) -> _Prepared:
+def _look_at_one(embedder: Embedder, frame: Frame | UnreadableFrame) -> _LookedAt:
     name = frame.part_id or f"frame {frame.frame_id}"
     if isinstance(frame, UnreadableFrame):
-        return _Prepared(name, None, None, frame.reason)
+        return _LookedAt(name, None, None, frame.reason)
     digest = _pixel_digest(frame.image)
     try:
-        return _Prepared(name, embedder.pixels(frame.image), digest)
+        return _LookedAt(name, embedder.embed(frame.image), digest)
     except FrameError as error:
-        return _Prepared(name, None, digest, str(error))
+        return _LookedAt(name, None, digest, str(error))
 
 
-def _embed(prepared: _Prepared, embedder: Embedder, images: GoodImages) -> None:
-    if prepared.digest is None:
-        images.unreadable.append((prepared.name, prepared.reason))
-        return
-    if prepared.pixels is None:
-        images.empty.append((prepared.name, prepared.reason))
-        return
-    try:
-        # one image at a time: in a batch its last bits would be other ones than in inspection
-        seen = embedder.embed_pixels(prepared.pixels)
-    except FrameError as error:
-        images.empty.append((prepared.name, str(error)))
-        return
-    images.seen.append(seen)
-    images.names.append(prepared.name)
-    images.digests.append(prepared.digest)
+def _sort_in(looked: _LookedAt, images: GoodImages) -> None:
+    if looked.digest is None:
+        images.unreadable.append((looked.name, looked.reason))
+    elif looked.seen is None:
+        images.empty.append((looked.name, looked.reason))
+    else:
+        images.seen.append(looked.seen)
+        images.names.append(looked.name)
+        images.digests.append(looked.digest)
 
 
 @dataclass(frozen=True, slots=True)

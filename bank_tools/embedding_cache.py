@@ -2,6 +2,7 @@
 
 import os
 import tempfile
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +21,7 @@ class EmbeddingCache:
     """A folder of embeddings by key, bounded in size; what was written first goes first.
 
     Values are float32, bit for bit those that the backbone gave: a number from the cache is the number itself.
-    Several processes may use one folder; a file appears whole or not at all.
+    Several processes and threads may use one folder; a file appears whole or not at all.
 
     Args:
         root: created where it is missing.
@@ -33,6 +34,7 @@ class EmbeddingCache:
     def __init__(self, root: Path, *, max_bytes: int) -> None:
         self._root = root
         self._max_bytes = max_bytes
+        self._counting = threading.Lock()
         try:
             root.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -62,15 +64,17 @@ class EmbeddingCache:
                 "grid_hw": np.asarray(embedding.grid_hw, np.int64),
             }
         )
-        if self._n_bytes + len(content) > self._max_bytes:
-            self._evict(len(content))
+        with self._counting:
+            if self._n_bytes + len(content) > self._max_bytes:
+                self._evict(len(content))
         if len(content) > self._max_bytes:
             return
         try:
             self._write(self._path(key), content)
         except OSError:
             return
-        self._n_bytes += len(content)
+        with self._counting:
+            self._n_bytes += len(content)
 
     def _path(self, key: str) -> Path:
         return self._root / key[:2] / f"{key}{_SUFFIX}"

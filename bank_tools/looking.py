@@ -1,14 +1,16 @@
 """Samples → what the model sees in them: the same stages as the daemon's, with a cache before the ViT."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import onnxruntime
 
 from bank_tools.datasets import Sample
 from bank_tools.embedding_cache import EmbeddingCache
+from bank_tools.in_order import in_order
 from bank_tools.progress import Progress
 from edge_uad import __version__
 from edge_uad.errors import FrameError
@@ -36,11 +38,21 @@ class Looker:
         preprocessing: what, beside the model's card, decides the pixels: geometry and region of interest.
         runtime: what runs the model; its last digits may depend on it.
         cache: where embeddings are kept; None to keep none.
+        workers: samples at a time, where there are many; the backbone is used by so many threads.
     """
 
-    def __init__(self, embedder: Embedder, *, preprocessing: str, runtime: str, cache: EmbeddingCache | None) -> None:
+    def __init__(
+        self,
+        embedder: Embedder,
+        *,
+        preprocessing: str,
+        runtime: str,
+        cache: EmbeddingCache | None,
+        workers: int = 1,
+    ) -> None:
         self.embedder = embedder
         self._cache = cache
+        self._workers = workers
         self._same = [
             __version__,
             onnxruntime.__version__,
@@ -89,15 +101,25 @@ class Looker:
         seen: list[ForegroundEmbedding] = []
         skipped: list[tuple[str, str]] = []
         with progress.step(label, len(samples), "images") as done:
-            for sample in samples:
-                try:
-                    turns = [self.look(sample, quarter_turns=turn) for turn in range(QUARTER_TURNS if turned else 1)]
-                except FrameError as error:
-                    skipped.append((sample.name, str(error)))
+            for sample, views in zip(samples, self.views_of(samples, turned=turned), strict=True):
+                if isinstance(views, FrameError):
+                    skipped.append((sample.name, str(views)))
                 else:
-                    seen += turns
+                    seen += views
                 done(1)
         return Looked(tuple(seen), tuple(skipped))
+
+    def views_of(
+        self, samples: Iterable[Sample], *, turned: bool = False
+    ) -> Iterator[list[ForegroundEmbedding] | FrameError]:
+        """Of each sample, in order, what is seen in it, in all four orientations or one; or why nothing is."""
+        return in_order(partial(self._views, n=QUARTER_TURNS if turned else 1), samples, workers=self._workers)
+
+    def _views(self, sample: Sample, *, n: int) -> list[ForegroundEmbedding] | FrameError:
+        try:
+            return [self.look(sample, quarter_turns=turn) for turn in range(n)]
+        except FrameError as error:
+            return error
 
     def _embed(self, image: UInt8) -> Embedding:
         return self.embedder.backbone.embed(self.embedder.pixels(image)[None])[0]

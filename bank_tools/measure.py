@@ -145,12 +145,11 @@ def _score(
     reasons: list[str] = []
     ratios: list[float] = []
     with progress.step("scoring", len(test), "images") as done:
-        for row, sample in zip(rows, test, strict=True):
-            try:
-                seen = looker.look(sample)
-            except FrameError as error:
-                reasons.append(str(error))
+        for row, views in zip(rows, looker.views_of(test), strict=True):
+            if isinstance(views, FrameError):
+                reasons.append(str(views))
             else:
+                [seen] = views
                 row[:] = search(seen).squared
                 reasons.append("")
                 ratios.append(float(seen.mask.foreground.mean()))

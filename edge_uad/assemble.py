@@ -7,9 +7,10 @@ from pathlib import Path
 from edge_uad.archive import Archive
 from edge_uad.artefacts import opened_inside
 from edge_uad.audit import AuditLog
-from edge_uad.backbones import open_backbone
+from edge_uad.backbones import CPU_PROVIDERS, open_backbone
 from edge_uad.backbones.certificate import require_certificate
 from edge_uad.bank import PatchBank, short_id
+from edge_uad.cores import available_cores
 from edge_uad.curve import ServerKeys, load_server_keys
 from edge_uad.errors import ModelError, SettingsError
 from edge_uad.evidence import EvidenceStore
@@ -48,6 +49,22 @@ def load_backbone(model: Path, *, provider: str = "cpu", threads: int = 0, batch
     return backbone
 
 
+def load_backbone_for_many(
+    model: Path, *, provider: str = "cpu", threads: int = 0, search_device: SearchDevice = "cpu"
+) -> tuple[Backbone, int]:
+    """A backbone for many images at hand, and how many of them it should be given at a time.
+
+    On the CPU each core has an image of its own: the same embeddings, more of them a second than with all cores at
+    one image after the other.
+
+    Raises:
+        EdgeUadError: as :func:`load_backbone`.
+    """
+    if not _on_cpu(provider, search_device):
+        return load_backbone(model, provider=provider, threads=threads), 1
+    return load_backbone(model, provider=provider, threads=1), threads or available_cores()
+
+
 def make_embedder(
     backbone: Backbone,
     *,
@@ -77,6 +94,7 @@ def load_inspector(
     *,
     search_device: SearchDevice = "cpu",
     search_threads: int = 0,
+    on_one_core: Backbone | None = None,
     within: Path | None = None,
     on_stage: StageTimer | None = None,
 ) -> Inspector:
@@ -87,6 +105,7 @@ def load_inspector(
         bank_path: the file.
         search_device: cpu or gpu.
         search_threads: of the CPU; 0 for one per core.
+        on_one_core: the same model on one core, for frames that are judged side by side.
         within: the folder that the file must lie in; None for any.
         on_stage: told what each stage took.
 
@@ -112,7 +131,10 @@ def load_inspector(
         bpm_threshold=manifest.bpm_threshold,
         on_stage=on_stage,
     )
-    return Inspector(embedder=embedder, bank=bank)
+    if on_one_core is None:
+        return Inspector(embedder=embedder, bank=bank)
+    alone = Inspector(embedder=embedder.run_by(on_one_core), bank=bank.searched_by(threads=1))
+    return Inspector(embedder=embedder, bank=bank, on_one_core=alone)
 
 
 def assemble_line(
@@ -143,6 +165,8 @@ def assemble_line(
         backbone = load_backbone(
             model, provider=settings.provider, threads=settings.threads, batched=settings.max_batch > 1
         )
+        shared = frames_side_by_side(settings) > 1
+        on_one_core = load_backbone(model, provider=settings.provider, threads=1) if shared else None
     metrics = None if settings.metrics.endpoint is None else Metrics()
     timer = _stage_timer(metrics, on_stage)
     load = partial(
@@ -150,6 +174,7 @@ def assemble_line(
         backbone,
         search_device=settings.search_device,
         search_threads=settings.threads,
+        on_one_core=on_one_core,
         within=settings.artefacts_dir,
         on_stage=timer,
     )
@@ -181,6 +206,23 @@ def assemble_line(
         on_stage=timer,
     )
     return stations, _fan_out(settings, publisher, stations, metrics), banks
+
+
+def frames_side_by_side(settings: Settings) -> int:
+    """How many frames are judged at a time where so many wait: one per core, or 1 where that would be no gain.
+
+    With a deadline anywhere on the line: a frame that comes meanwhile would wait longer for its turn.
+    """
+    in_time = any(station.deadline_ms is not None for station in settings.stations)
+    asked = settings.side_by_side and settings.max_batch == 1
+    if not asked or in_time or not _on_cpu(settings.provider, settings.search_device):
+        return 1
+    return settings.threads or available_cores()
+
+
+def _on_cpu(provider: str, search_device: SearchDevice) -> bool:
+    """All of a frame's way: what works on it may be used by several threads at once."""
+    return provider in CPU_PROVIDERS and search_device == "cpu"
 
 
 def _stage_timer(metrics: Metrics | None, on_stage: StageTimer | None) -> StageTimer | None:

@@ -68,6 +68,16 @@ class PatchBank:
         """How far each foreground patch lies from the bank; masked-out patches get distance 0, row -1."""
         return self._search.distances(embedding, mask, neighbours=self.manifest.neighbours)
 
+    def searched_by(self, *, threads: int) -> "PatchBank":
+        """The same bank, the same patches in memory, searched on the CPU by so many threads; 0 for one per core."""
+        return PatchBank(
+            patches=self.patches,
+            patch_image=self.patch_image,
+            calibration=self.calibration,
+            manifest=self.manifest,
+            search_threads=threads,
+        )
+
     def save(self, path: Path) -> None:
         """Write beside the target, sync, move into place: a reader sees the old bank or the new one, whole.
 

@@ -13,7 +13,6 @@ import numpy as np
 
 from edge_uad.aside import Aside
 from edge_uad.interfaces import VerdictSink
-from edge_uad.judge import Job
 from edge_uad.records import AnyFrame, Frame, StationState, StationStatus, Verdict
 from edge_uad.signals import Signals
 from edge_uad.station import Station
@@ -47,6 +46,7 @@ class Daemon:
         banks: the stations' bank files, where they may be replaced while the line runs; made with ``wake.set``.
         max_batch: frames of different stations in one inference.
         max_wait_ms: how long a frame waits for those of other stations.
+        side_by_side: frames judged at a time where so many wait; see ``Turns``.
         stop_timeout_s: how long a stop may take to judge what is queued.
     """
 
@@ -61,6 +61,7 @@ class Daemon:
         banks: BankWatch | None = None,
         max_batch: int = 1,
         max_wait_ms: float = 0.0,
+        side_by_side: int = 1,
         stop_timeout_s: float = 5.0,
     ) -> None:
         self._stations = list(stations)
@@ -69,7 +70,14 @@ class Daemon:
         self._stop = stop
         self._notifier = notifier or Notifier()
         self._banks = banks
-        self._turns = Turns(stations, tell=self._tell, wake=wake.set, max_batch=max_batch, max_wait_ms=max_wait_ms)
+        self._turns = Turns(
+            stations,
+            tell=self._tell,
+            wake=wake.set,
+            max_batch=max_batch,
+            max_wait_ms=max_wait_ms,
+            side_by_side=side_by_side,
+        )
         self._stop_timeout_s = stop_timeout_s
         self._ready = self._stopping = False
         self._status_due_s = 0.0
@@ -101,7 +109,7 @@ class Daemon:
         self._turns.start()
         for station in self._stations:
             if not self._stop.requested:
-                self._turns.warm_up(Job(station.inspector, _warm_up_frame(station)), go_on=self._warm_up_goes_on)
+                self._turns.warm_up(station.inspector, _warm_up_frame(station), go_on=self._warm_up_goes_on)
         self._raise_fault()
         if not self._stop.requested:
             self._ready = True

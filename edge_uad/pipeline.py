@@ -121,6 +121,17 @@ class Embedder:
         """
         return self.mask(self.run_backbone(pixels[None])[0])
 
+    def run_by(self, backbone: Backbone) -> "Embedder":
+        """The same stages with the same model, run otherwise."""
+        return Embedder(
+            backbone=backbone,
+            preprocessor=self.preprocessor,
+            bpm_kernel=self._bpm_kernel,
+            bpm_threshold=self._bpm_threshold,
+            bpm_soft=self._bpm_soft,
+            on_stage=self._on_stage,
+        )
+
 
 class Inspector:
     """Judges the frames of one station against one bank.
@@ -128,12 +139,15 @@ class Inspector:
     Args:
         embedder: set as the bank's manifest says.
         bank: what good parts look like.
+        on_one_core: gives the same verdicts using one core only, for several frames side by side; None: itself.
     """
 
-    def __init__(self, *, embedder: Embedder, bank: PatchBank) -> None:
+    def __init__(self, *, embedder: Embedder, bank: PatchBank, on_one_core: "Inspector | None" = None) -> None:
         self._embedder = embedder
         self.bank = bank
         """What good parts look like."""
+        self.on_one_core = on_one_core or self
+        """Gives the same verdicts using one core only, where it was made so."""
         self._input_hw = embedder.backbone.card.input_hw
 
     @property

@@ -138,6 +138,8 @@ class Settings(_Section):
     """Frames of different stations in one inference: a gain on a GPU, none on a CPU."""
     max_wait_ms: Annotated[float, Field(ge=0, le=1000, allow_inf_nan=False)] = 0.0
     """How long a frame waits for those of other stations while nothing is judged."""
+    side_by_side: bool = True
+    """Where as many frames wait as there are cores, judge each on a core of its own: more frames a second."""
     publish: PublishSettings = PublishSettings()
     artefacts_dir: Path | None = None
     """Banks and the model must lie in it; None: anywhere."""

@@ -2,8 +2,10 @@
 
 import time
 from collections.abc import Callable, Sequence
+from itertools import chain, islice
 
 from edge_uad.judge import Job, Judge
+from edge_uad.pipeline import Inspector
 from edge_uad.records import AnyFrame, Verdict
 from edge_uad.station import Station
 
@@ -15,16 +17,19 @@ Tell = Callable[[Station, Verdict, AnyFrame], None]
 class Turns:
     """Gives the stations their turns at the judge, one frame each, so that none starves another.
 
-    A station has one frame at the judge at most; a batch holds frames of different stations. Everything here runs in
-    the thread of the caller, which alone publishes: a verdict is told once, by whoever comes first, the judge or the
-    clock.
+    One frame at a time has all cores. Where enough frames wait to keep each core busy with one of its own, they are
+    judged side by side: all are done sooner so, each alone later. A batch of one inference holds frames of different
+    stations. Everything here runs in the thread of the caller, which alone publishes: a verdict is told once, by
+    whoever comes first, the judge or the clock.
 
     Args:
         stations: in any order.
         tell: publishes a verdict.
-        wake: called, from the judge's thread, when a batch is done.
+        wake: called, from the judge's threads, when a frame is judged.
         max_batch: frames of one inference.
         max_wait_ms: how long a frame waits for others while the judge is free.
+        side_by_side: frames judged at a time where so many wait, each in an inference of its own on one core; only
+            with a ``max_batch`` of 1.
     """
 
     def __init__(
@@ -35,11 +40,15 @@ class Turns:
         wake: Callable[[], None],
         max_batch: int = 1,
         max_wait_ms: float = 0.0,
+        side_by_side: int = 1,
     ) -> None:
+        if max_batch > 1 and side_by_side > 1:
+            raise ValueError("frames are judged in one inference or side by side, not both")
         self._stations = {station.name: station for station in stations}
         self._queue = list(stations)
         self._tell = tell
-        self._judge = Judge(wake)
+        self._judge = Judge(wake, side_by_side=side_by_side)
+        self._side_by_side = side_by_side
         self._max_batch = min(max_batch, len(stations))
         self._max_wait_s = max_wait_ms / 1000
         self._waiting_since_s: float | None = None
@@ -48,23 +57,27 @@ class Turns:
         """Begin."""
         self._judge.start()
 
-    def warm_up(self, job: Job, *, go_on: Callable[[], bool]) -> None:
-        """A first inference, the slowest one; its verdict is told to nobody.
+    def warm_up(self, inspector: Inspector, frame: AnyFrame, *, go_on: Callable[[], bool]) -> None:
+        """First inferences, the slowest ones, with all cores and side by side; their verdicts are told to nobody.
 
         Args:
-            job: not of a real frame.
+            inspector: of a station.
+            frame: none of a real part.
             go_on: waits a little for the judge; False where it is to be waited for no longer.
 
         Raises:
             Exception: the fault inside, where there is one: a daemon that cannot judge must not be ready.
         """
-        job.told = True
-        self._judge.submit([job])
-        while not self._judge.finished():
-            if not go_on():
-                return
-        if job.fault is not None:
-            raise job.fault
+        for n in dict.fromkeys((1, self._side_by_side)):
+            jobs = [Job(inspector, frame, told=True) for _ in range(n)]
+            self._judge.submit(jobs)
+            while not self.free:
+                self._judge.finished()
+                if not self.free and not go_on():
+                    return
+            for job in jobs:
+                if job.fault is not None:
+                    raise job.fault
 
     @property
     def free(self) -> bool:
@@ -94,7 +107,7 @@ class Turns:
             self._waiting_since_s = time.monotonic()
         if not waiting or not self.free or self._window_s(len(waiting)) > 0:
             return False
-        jobs = [job for station in waiting[: self._max_batch] if (job := self._job_of(station)) is not None]
+        jobs = [job for station in self._next_turns(waiting) if (job := self._job_of(station)) is not None]
         self._waiting_since_s = None
         if jobs:
             self._judge.submit(jobs)
@@ -119,6 +132,14 @@ class Turns:
     def close(self, timeout_s: float) -> bool:
         """End the judge's thread; False where an inference does not come back."""
         return self._judge.close(timeout_s)
+
+    def _next_turns(self, waiting: Sequence[Station]) -> Sequence[Station]:
+        """Whose frames are judged now; side by side, a station may have several turns."""
+        frames = {station.name: station.waiting for station in waiting}
+        if self._side_by_side == 1 or sum(frames.values()) < self._side_by_side:
+            return waiting[: self._max_batch]
+        rounds = ([one for one in waiting if frames[one.name] > turn] for turn in range(max(frames.values())))
+        return list(islice(chain.from_iterable(rounds), self._side_by_side))
 
     def _job_of(self, station: Station) -> Job | None:
         """The station's next frame; the station goes to the end of the queue."""

@@ -226,7 +226,11 @@ def green_inspector(backbone: FakeBackbone | None = None) -> Inspector:
 
 
 def inspector_of(
-    colour: tuple[int, int, int], *, backbone: Backbone | None = None, bank: PatchBank | None = None
+    colour: tuple[int, int, int],
+    *,
+    backbone: Backbone | None = None,
+    bank: PatchBank | None = None,
+    on_one_core: Inspector | None = None,
 ) -> Inspector:
     """The real inspector, with that bank, or with one that knows parts of this colour as good."""
     backbone = backbone or FakeBackbone()
@@ -235,7 +239,8 @@ def inspector_of(
         geometry=Geometry.STRETCH, roi=None, input_hw=card.input_hw, mean=card.mean, std=card.std
     )
     embedder = Embedder(backbone=backbone, preprocessor=preprocessor, bpm_kernel=1, bpm_threshold=0.1)
-    return Inspector(embedder=embedder, bank=bank or _bank_of(preprocessor.pixels(picture(colour))))
+    known = bank or _bank_of(preprocessor.pixels(picture(colour)))
+    return Inspector(embedder=embedder, bank=known, on_one_core=on_one_core)
 
 
 def _bank_of(pixels: Float32) -> PatchBank:

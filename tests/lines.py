@@ -38,6 +38,7 @@ class Line:
         wake: threading.Event | None = None,
         max_batch: int = 1,
         max_wait_ms: float = 0.0,
+        side_by_side: int = 1,
     ) -> None:
         wake = wake or threading.Event()
         names = ["line", *(f"line{number}" for number in range(2, len(sources) + 1))]
@@ -67,6 +68,7 @@ class Line:
             banks=banks,
             max_batch=max_batch,
             max_wait_ms=max_wait_ms,
+            side_by_side=side_by_side,
             stop_timeout_s=stop_timeout_s,
         )
 

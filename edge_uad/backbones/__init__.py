@@ -5,6 +5,8 @@ from pathlib import Path
 from edge_uad.errors import ModelError
 from edge_uad.interfaces import Backbone
 
+CPU_PROVIDERS = frozenset({"cpu", "openvino"})
+
 
 def open_backbone(path: Path, *, provider: str = "cpu", threads: int = 0, batched: bool = False) -> Backbone:
     """Open a model file by its kind: ``.onnx``, or ``.engine`` for a TensorRT engine.

@@ -1,7 +1,10 @@
 """What every runtime of an ONNX file of edge-uad shares: what is asked of the file, and how images are embedded."""
 
+import hashlib
+import os
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from edge_uad.backbones.card import check_pixels
@@ -13,6 +16,7 @@ OUTPUT_NAMES = ("tokens", "attention")
 
 _MAX_MODEL_BYTES = 2**31 - 1
 """protobuf holds no more in one file."""
+_DESCRIPTORS = Path("/proc/self/fd")
 
 
 class OnnxFileBackbone(ABC):
@@ -78,12 +82,47 @@ def read_model_file(path: Path) -> bytes:
     """
     try:
         if path.stat().st_size > _MAX_MODEL_BYTES:
-            raise ModelError(f"model {path} is larger than an ONNX file can be; name a file made by edge-uad export")
+            raise _too_large(path)
         return path.read_bytes()
     except OSError as error:
-        raise ModelError(
-            f"model {path} cannot be read: {error.strerror}; name a file made by edge-uad export"
-        ) from error
+        raise _cannot_be_read(path, error) from error
+
+
+def _cannot_be_read(path: Path, error: OSError) -> ModelError:
+    return ModelError(f"model {path} cannot be read: {error.strerror}; name a file made by edge-uad export")
+
+
+def _too_large(path: Path) -> ModelError:
+    return ModelError(f"model {path} is larger than an ONNX file can be; name a file made by edge-uad export")
+
+
+@contextmanager
+def opened_model_file(path: Path) -> Iterator[tuple[str, Path]]:
+    """SHA-256 of a model file, and a path that reads the very file hashed, even where ``path`` is replaced meanwhile.
+
+    For a runtime that reads the file itself: handed its bytes, ONNX Runtime keeps them beside the weights made of
+    them for as long as it runs.
+
+    Raises:
+        ModelError: it is not there, cannot be read, is too large, or was written to while it was open.
+    """
+    try:
+        file = path.open("rb")
+    except OSError as error:
+        raise _cannot_be_read(path, error) from error
+    with file:
+        before = os.fstat(file.fileno())
+        if before.st_size > _MAX_MODEL_BYTES:
+            raise _too_large(path)
+        try:
+            model_id = hashlib.file_digest(file, "sha256").hexdigest()
+        except OSError as error:
+            raise _cannot_be_read(path, error) from error
+        yield model_id, _DESCRIPTORS / str(file.fileno())
+        after = os.fstat(file.fileno())
+        # the time of writing, not of change: to be replaced is a change, and harms nothing
+        if (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
+            raise ModelError(f"model {path} was written to while it was read; try again when the copy is done")
 
 
 def check_shapes(

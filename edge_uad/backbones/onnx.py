@@ -1,6 +1,5 @@
 """An exported backbone, run by ONNX Runtime."""
 
-import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ from edge_uad.backbones.files import (
     cannot_be_loaded,
     check_shapes,
     not_from_export,
-    read_model_file,
+    opened_model_file,
 )
 from edge_uad.errors import ModelError, ProviderError, UsageError
 from edge_uad.records import Float32, ModelCard
@@ -55,14 +54,14 @@ class OnnxBackbone(OnnxFileBackbone):
     """
 
     def __init__(self, path: Path, *, provider: str = "cpu", threads: int = 0, batched: bool = False) -> None:
-        content = read_model_file(path)
-        try:
-            self._session = _open_session(content, _wanted_providers(provider), threads)
-        except _LOAD_ERRORS as error:
-            raise cannot_be_loaded(path) from error
+        with opened_model_file(path) as (model_id, opened):
+            try:
+                self._session = _open_session(opened, _wanted_providers(provider), threads)
+            except _LOAD_ERRORS as error:
+                raise cannot_be_loaded(path) from error
         _require_active(self._session, provider)
         try:
-            card = _card_of(self._session, hashlib.sha256(content).hexdigest())
+            card = _card_of(self._session, model_id)
             _check_signature(self._session, card)
         except (ModelError, UnicodeDecodeError) as error:
             raise not_from_export(path, error) from error
@@ -85,7 +84,7 @@ def _wanted_providers(provider: str) -> list[str]:
     return list(wanted)
 
 
-def _open_session(content: bytes, providers: list[str], threads: int) -> Any:
+def _open_session(model: Path, providers: list[str], threads: int) -> Any:
     options = ort.SessionOptions()
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
     options.intra_op_num_threads = threads
@@ -96,7 +95,7 @@ def _open_session(content: bytes, providers: list[str], threads: int) -> Any:
     # between frames the cores belong to the other stations; python -m benchmarks.sessions: beside other programs
     # threads that spin make an inference twice as long
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    session = ort.InferenceSession(content, options, providers=providers)
+    session = ort.InferenceSession(model, options, providers=providers)
     session.disable_fallback()
     return session
 

@@ -86,14 +86,16 @@ def ablate(
     from bank_tools.build import recipe_for
     from bank_tools.evaluation_report import write_report
     from bank_tools.results import check_out, write_results
-    from edge_uad.assemble import load_backbone
+    from edge_uad.assemble import load_backbone_for_many
 
     sweeps = [parse_sweep(text) for text in sweep]
     points = points_of(sweeps, grid=grid)
     dataset = open_dataset(root, layout, categories)
     out = out or Path("evaluation") / f"{dataset.name}-ablate"
     check_out(out)
-    model = load_backbone(model_or_default(backbone), provider=provider, threads=threads)
+    model, workers = load_backbone_for_many(
+        model_or_default(backbone), provider=provider, threads=threads, search_device=search_device
+    )
     recipe = replace(
         recipe_for(model.card, bpm_kernel=bpm_kernel, top_ratio=top_ratio),
         geometry=geometry,
@@ -109,7 +111,7 @@ def ablate(
         model=model,
         recipe=recipe,
         kernel_follows_grid=bpm_kernel is None,
-        machine=Machine(provider=provider, search_device=search_device, cache_gib=cache_gib, out=out),
+        machine=Machine(provider=provider, search_device=search_device, workers=workers, cache_gib=cache_gib, out=out),
         threads=threads,
         progress=TerminalProgress(),
         pixels=pixels,
@@ -163,10 +165,15 @@ class _Workshop:
         if not changes:
             return self.model
         if self.other is None or self.other[0] != changes:
-            from edge_uad.assemble import load_backbone
+            from edge_uad.assemble import load_backbone_for_many
 
-            path = _variant_path(self.model, changes)
-            self.other = changes, load_backbone(path, provider=self.machine.provider, threads=self.threads)
+            other, _ = load_backbone_for_many(
+                _variant_path(self.model, changes),
+                provider=self.machine.provider,
+                threads=self.threads,
+                search_device=self.machine.search_device,
+            )
+            self.other = changes, other
         return self.other[1]
 
 

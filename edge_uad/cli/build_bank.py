@@ -60,13 +60,15 @@ def build_bank(
     from bank_tools.build import build_bank as build
     from bank_tools.build import embedder_for, look_at, recipe_for
     from bank_tools.frames import frames_of
-    from edge_uad.assemble import load_backbone
+    from edge_uad.assemble import load_backbone_for_many
     from edge_uad.bank import check_writable
     from edge_uad.sources import recorded_source
 
     check_writable(out)
     source, total = recorded_source(normals)
-    backbone = load_backbone(model_or_default(model), provider=provider, threads=threads)
+    backbone, workers = load_backbone_for_many(
+        model_or_default(model), provider=provider, threads=threads, search_device=search_device
+    )
     recipe = replace(
         recipe_for(backbone.card, bpm_kernel=bpm_kernel, top_ratio=top_ratio),
         geometry=geometry,
@@ -81,7 +83,7 @@ def build_bank(
     )
     embedder = embedder_for(backbone, recipe)
     progress = TerminalProgress()
-    images = look_at(frames_of(source), embedder, total, progress)
+    images = look_at(frames_of(source), embedder, total, progress, workers=workers)
     _tell_skipped(images)
     built = build(images, recipe=recipe, embedder=embedder, progress=progress)
     built.bank.save(out)

@@ -106,14 +106,16 @@ def evaluate(
     from bank_tools.evaluation_report import write_report
     from bank_tools.results import check_out, write_results
     from bank_tools.variant import Variant, parse_scales
-    from edge_uad.assemble import load_backbone
+    from edge_uad.assemble import load_backbone_for_many
 
     numbers = whole_numbers(shots, "--shots")
     box = parse_roi(roi)
     dataset = open_dataset(root, layout, categories)
     out = out or Path("evaluation") / f"{dataset.name}-{task}"
     check_out(out)
-    model = load_backbone(model_or_default(backbone), provider=provider, threads=threads)
+    model, workers = load_backbone_for_many(
+        model_or_default(backbone), provider=provider, threads=threads, search_device=search_device
+    )
     recipe = replace(
         recipe_for(model.card, bpm_kernel=bpm_kernel, top_ratio=top_ratio),
         geometry=geometry,
@@ -129,7 +131,7 @@ def evaluate(
     bench = make_bench(
         model,
         Variant(recipe=recipe, turned=turn_good, scales=parse_scales(scales), reweighted=reweighted, apart=apart),
-        Machine(provider=provider, search_device=search_device, cache_gib=cache_gib, out=out),
+        Machine(provider=provider, search_device=search_device, workers=workers, cache_gib=cache_gib, out=out),
         progress=TerminalProgress(),
         pixels=pixels and task is not Task.LOW_SHOT,
         calibrated=task is not Task.CLUSTER,

@@ -36,21 +36,29 @@ def inspect(
     Example: [bold]edge-uad inspect parts/ --bank bank.safetensors --heatmaps overlays/[/bold]
     """
     from bank_tools.frames import frames_of
+    from bank_tools.in_order import in_order
     from bank_tools.overlays import OverlayFolder
-    from edge_uad.assemble import load_backbone, load_inspector
-    from edge_uad.records import Frame
+    from edge_uad.assemble import load_backbone_for_many, load_inspector
+    from edge_uad.records import AnyFrame, Frame, Verdict
     from edge_uad.sources.folder import FolderSource, image_files
 
     files = [file for named in images for file in image_files(named)]
     folder = None if heatmaps is None else OverlayFolder(heatmaps, files)
-    backbone = load_backbone(model_or_default(model), provider=provider, threads=threads)
-    inspector = load_inspector(backbone, bank, search_device=search_device, search_threads=threads)
+    backbone, workers = load_backbone_for_many(
+        model_or_default(model), provider=provider, threads=threads, search_device=search_device
+    )
+    inspector = load_inspector(
+        backbone, bank, search_device=search_device, search_threads=1 if workers > 1 else threads
+    )
+
+    def judged(frame: AnyFrame) -> tuple[AnyFrame, Verdict]:
+        return frame, inspector.inspect(frame)
+
     counts: Counter[str] = Counter()
     started_s = time.monotonic()
     progress = TerminalProgress(hidden=console.is_terminal)  # on a terminal the lines themselves show how it goes
     with progress.step("inspecting", len(files), "images") as done:
-        for frame in frames_of(FolderSource(STATION, files)):
-            verdict = inspector.inspect(frame)
+        for frame, verdict in in_order(judged, frames_of(FolderSource(STATION, files)), workers=workers):
             counts[verdict.decision] += 1
             _tell(verdict, as_json=as_json)
             if folder is not None and isinstance(frame, Frame):

@@ -51,6 +51,8 @@ class Machine:
 
     provider: Provider
     search_device: SearchDevice
+    workers: int
+    """Images at a time."""
     cache_gib: float
     out: Path
 
@@ -88,7 +90,13 @@ def make_bench(
     embedder = embedder_for(backbone, recipe, bpm_soft=variant.bpm_soft)
     max_bytes = round(machine.cache_gib * GIB)
     cache = EmbeddingCache(cache_dir() / "embeddings", max_bytes=max_bytes) if max_bytes else None
-    looker = Looker(embedder, preprocessing=f"{recipe.geometry} {recipe.roi}", runtime=machine.provider, cache=cache)
+    looker = Looker(
+        embedder,
+        preprocessing=f"{recipe.geometry} {recipe.roi}",
+        runtime=machine.provider,
+        cache=cache,
+        workers=machine.workers,
+    )
     return Bench(
         looker=looker,
         steps=StepStore(machine.out / "steps"),

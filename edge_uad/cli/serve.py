@@ -110,6 +110,7 @@ def serve(
             raise typer.Exit(0)
         stations, sink, banks = _loaded(settings, wake, stop)
 
+        from edge_uad.assemble import frames_side_by_side
         from edge_uad.daemon import Daemon
 
         _tell_start(settings, stations, sink.endpoint)
@@ -121,6 +122,7 @@ def serve(
             banks=banks,
             max_batch=settings.max_batch,
             max_wait_ms=settings.max_wait_ms,
+            side_by_side=frames_side_by_side(settings),
             stop_timeout_s=settings.stop_timeout_s,
         )
         started_s = time.monotonic()

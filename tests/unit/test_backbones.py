@@ -1,6 +1,7 @@
 """Opening and running model files: what a good one gives, and how a bad one is refused."""
 
 import hashlib
+import os
 import sys
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 
 from edge_uad.backbones import open_backbone
 from edge_uad.backbones.card import CARD_KEY, card_to_json
+from edge_uad.backbones.files import opened_model_file
 from edge_uad.errors import MissingExtraError, ModelError, ProviderError, UsageError
 from edge_uad.records import ModelCard
 
@@ -196,6 +198,22 @@ def test_a_model_with_a_broken_card_is_refused(tmp_path: Path) -> None:
 
 def test_a_model_with_its_weights_in_another_file_is_refused(tmp_path: Path) -> None:
     assert "split into several files" in refusal(drawn_model(tmp_path / "m.onnx", external=True))
+
+
+def test_what_was_hashed_is_what_is_read_though_the_file_is_replaced(tmp_path: Path) -> None:
+    path = drawn_model(tmp_path / "m.onnx")
+    content = path.read_bytes()
+    with opened_model_file(path) as (model_id, opened):
+        drawn_model(tmp_path / "other.onnx", card=None).replace(path)
+        assert opened.read_bytes() == content
+    assert model_id == hashlib.sha256(content).hexdigest()
+
+
+def test_a_model_that_is_written_to_while_it_is_read_is_refused(tmp_path: Path) -> None:
+    path = drawn_model(tmp_path / "m.onnx")
+    os.utime(path, (0, 0))  # clocks of file systems are coarse
+    with pytest.raises(ModelError, match="was written to while it was read"), opened_model_file(path):
+        path.write_bytes(path.read_bytes())
 
 
 def test_inputs_and_outputs_of_other_names_are_refused(tmp_path: Path) -> None:
