@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from time import perf_counter
+from time import perf_counter, process_time, sleep
 
 import faiss
 import numpy as np
@@ -39,6 +39,7 @@ BUILD_MOST_S = 90.0
 IVF_PROBES, IVF_LISTS_MOST, IVF_SAMPLES_PER_LIST, IVF_ROUNDS = 16, 4096, 40, 10
 HNSW_LINKS, HNSW_BUILD_DEPTH, HNSW_SEARCH_DEPTH = 32, 80, 64
 PREFIX_DIM, PREFIX_BLOCK_ROWS = 128, 8192
+IDLE_RATIO, REST_STEP_S = 0.05, 0.01
 SAME_DISTANCE = 4e-6
 """Squared distances that differ by less are one: twice the rounding of float32."""
 
@@ -167,7 +168,7 @@ def why_not(method: Method, size: int, patches_bytes: int, comparison: Compariso
 
 
 def rounds(searches: Sequence[Search], queries: Float32, n_parts: int, *, quick: bool) -> list[list[float]]:
-    """Seconds of each search, taken in turn; the call before the first of a turn lets the others' threads rest."""
+    """Seconds of each search, taken in turn, each once the threads of the one before have come to rest."""
     first_s = [seconds_of(lambda search=search: search(queries)) * n_parts for search in searches]
     least, most = (1, 2) if quick else REPETITIONS
     n_rounds = [min(max(int(BUDGET_S / 2 / max(one, 1e-9)), least), most) for one in first_s]
@@ -175,9 +176,19 @@ def rounds(searches: Sequence[Search], queries: Float32, n_parts: int, *, quick:
     for turn in range(max(n_rounds)):
         for search, wanted, taken in zip(searches, n_rounds, seconds, strict=True):
             if turn < wanted:
+                await_rest()
                 search(queries)
                 taken.append(sum(seconds_of(lambda search=search: search(queries)) for _ in range(n_parts)))
     return seconds
+
+
+def await_rest() -> None:
+    """Until this process is idle: the threads of a BLAS go on for up to 100 ms, looking for more to do."""
+    busy_ratio = 1.0
+    while busy_ratio > IDLE_RATIO:
+        before_s, worked_s = perf_counter(), process_time()
+        sleep(REST_STEP_S)
+        busy_ratio = (process_time() - worked_s) / (perf_counter() - before_s)
 
 
 def edge_uad_search(patches: Float32) -> Search:
