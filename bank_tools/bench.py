@@ -170,7 +170,8 @@ def _line(asked: Asked, setting: Setting, folder: str) -> Iterator[ServedLine]:
 def _tensors(asked: Asked, backbone: Backbone) -> Iterator[Float32]:
     """The frames as the pipeline itself hands them to the backbone, (1, 3, h, w), again and again."""
     inspector = load_inspector(backbone, asked.bank)
-    frames: list[Frame] = [decoded(message) for message in asked.frames.messages[:MAX_TENSORS]]
+    asked_for = asked.frames.messages[:MAX_TENSORS]
+    frames: list[Frame] = [decoded(message, least_side_px=inspector.least_side_px) for message in asked_for]
     return cycle([inspector.pixels(frame)[None] for frame in frames])
 
 

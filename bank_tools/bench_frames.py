@@ -12,7 +12,7 @@ from PIL import Image
 
 from edge_uad.errors import FrameError, UsageError
 from edge_uad.records import Float32, Frame
-from edge_uad.sources.decode import decode_image
+from edge_uad.sources.decode import decode_image, decode_picture
 from edge_uad.sources.folder import image_files, part_name, root_of
 from edge_uad.sources.sender import JPEG_QUALITY, frame_message
 from edge_uad.wire import FrameMessage
@@ -104,21 +104,28 @@ def packaged_frames(n: int = DRAWN_FRAMES, *, hw: tuple[int, int] = CAMERA_HW) -
     return frames_from_picture((files("export") / "parity_image.jpg").read_bytes(), n, hw=hw)
 
 
-def decoded(message: FrameMessage) -> Frame:
+def decoded(message: FrameMessage, *, least_side_px: int | None = None) -> Frame:
     """The message's frame of this moment, by the decoder that sources use.
+
+    Args:
+        message: encoded.
+        least_side_px: as the bank demands.
 
     Raises:
         FrameError: it holds no picture.
     """
     hw = (message.height, message.width)
-    image = decode_image(message.payload, formats=(_FORMATS[message.encoding],), stored_hw=hw)
+    picture = decode_picture(
+        message.payload, formats=(_FORMATS[message.encoding],), stored_hw=hw, least_side_px=least_side_px
+    )
     return Frame(
         station=message.station,
         frame_id=message.frame_id,
         captured_at_ns=time.time_ns(),
         captured_mono_ns=time.monotonic_ns(),
         part_id=message.part_id,
-        image=image,
+        image=picture.image,
+        taken_hw=picture.taken_hw,
     )
 
 

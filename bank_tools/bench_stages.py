@@ -38,7 +38,7 @@ def measure_stages(asked: Asked, progress: Progress) -> StageResult:
                 clock.clear()
             started_s = time.perf_counter()
             with clock.timed("decode"):
-                frame = decoded(message)
+                frame = decoded(message, least_side_px=inspector.least_side_px)
             verdict = inspector.inspect(frame)
             with clock.timed("sink"):
                 sink.publish(verdict, frame)

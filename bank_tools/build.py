@@ -19,7 +19,7 @@ from edge_uad.errors import FrameError, UsageError
 from edge_uad.interfaces import Backbone
 from edge_uad.masking import check_kernel, default_kernel
 from edge_uad.pipeline import Embedder, ForegroundEmbedding
-from edge_uad.records import BankManifest, Box, Float32, Frame, Geometry, ModelCard, UInt8, UnreadableFrame
+from edge_uad.records import BankManifest, Box, Float32, Frame, Geometry, ModelCard, UInt8, UnreadableFrame, reducible
 from edge_uad.scoring import conformal_threshold
 from edge_uad.search import SearchDevice
 
@@ -39,6 +39,8 @@ class Recipe:
     coreset_ratio: float = 0.1
     false_alarm_rate: float = 0.01
     seed: int = 0
+    reduced_decode: bool = False
+    """Large JPEG pictures are decoded at a part of their size."""
     search_device: SearchDevice = "cpu"
     search_threads: int = 0
     """Where calibration searches, and with how many threads, 0 for all cores; not part of the manifest, because they
@@ -52,6 +54,11 @@ class Recipe:
         _check(0 < self.coreset_ratio <= 1, "coreset ratio", self.coreset_ratio, "above 0 to 1")
         _check(0 < self.false_alarm_rate < 1, "false-alarm rate", self.false_alarm_rate, "between 0 and 1")
         _check(self.neighbours >= 1, "number of neighbours", self.neighbours, "at least 1")
+        if self.reduced_decode and not reducible(self.geometry, self.roi):
+            raise UsageError(
+                "pictures cannot be decoded at a part of their size with a region of interest or a geometry other than "
+                f"{Geometry.STRETCH}; leave one of the two out"
+            )
 
 
 def recipe_for(card: ModelCard, *, bpm_kernel: int | None = None, top_ratio: float | None = None) -> Recipe:
@@ -220,6 +227,7 @@ def _manifest(
         neighbours=recipe.neighbours,
         coreset_ratio=recipe.coreset_ratio,
         seed=recipe.seed,
+        reduced_decode=recipe.reduced_decode,
         n_images=len(images.seen),
         n_unreadable=len(images.unreadable),
         n_empty=len(images.empty),

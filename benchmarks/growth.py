@@ -8,7 +8,7 @@ Each point is a daemon in a process of its own, fed over its sockets with the pa
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -29,7 +29,8 @@ from export.variants import provide_variant
 
 STATIONS = (1, 2, 4, 8, 16)
 BANKS = (1_000, 3_000, 10_000, 30_000, 100_000)
-FRAME_HW = ((240, 320), (480, 640), (960, 1280), (1920, 2560))
+FRAME_HW = ((240, 320), (480, 640), (960, 1280), (1920, 2560), (3000, 4000))
+REDUCED = "*Reduced* is what `build-bank --reduced-decode` asks for; it begins where half a frame is enough."
 LARGER_INPUT_PX = 448
 FRAMES = 16
 LATENCY_FRAMES = 8
@@ -109,9 +110,9 @@ def main() -> int:
 
 def stations(growth: Growth, report: Report, model: Path, bank: PatchBank, numbers: Sequence[int]) -> None:
     path = growth.saved(bank, "stations")
-    points: dict[str, dict[int, Point]] = {"one at a time": {}, "batched": {}}
+    points: dict[str, dict[int, Point]] = {"side by side": {}, "batched": {}}
     for n in numbers:
-        points["one at a time"][n] = growth.point(f"stations: {n}", model, path, n_stations=n)
+        points["side by side"][n] = growth.point(f"stations: {n}", model, path, n_stations=n)
         if n > 1:
             points["batched"][n] = growth.point(f"stations: {n}, batched", model, path, n_stations=n, max_batch=n)
     rows = [
@@ -120,7 +121,7 @@ def stations(growth: Growth, report: Report, model: Path, bank: PatchBank, numbe
         for name, of in points.items()
         if n in of
     ]
-    report.add(Table("stations of one process", ("stations", "batching", *COLUMNS), rows))
+    report.add(Table("stations of one process", ("stations", "judged", *COLUMNS), rows))
     plot(report, "stations", points, numbers, x_label="stations", log_x=True)
     report.facts["stations"] = {name: {n: asdict(one) for n, one in of.items()} for name, of in points.items()}
 
@@ -138,17 +139,24 @@ def banks(growth: Growth, report: Report, model: Path, bank: PatchBank, sizes: S
 
 
 def frame_sizes(growth: Growth, report: Report, model: Path, bank: PatchBank, sizes: Sequence[tuple[int, int]]) -> None:
-    """Frames of one scene by cameras of other resolutions: what decoding and scaling cost."""
-    path = growth.saved(bank, "frames")
+    """Frames of one scene by cameras of other resolutions: what decoding and scaling cost, at full size or reduced."""
+    reduced = PatchBank.sealed(
+        patches=bank.patches,
+        patch_image=bank.patch_image,
+        calibration=bank.calibration,
+        manifest=replace(bank.manifest, reduced_decode=True),
+    )
+    paths = {"in full": growth.saved(bank, "full"), "reduced": growth.saved(reduced, "reduced")}
     rows = []
     report.facts["frames"] = {}
     for height, width in sizes:
         frames = packaged_frames(len(growth.frames.messages), hw=(height, width))
-        point = growth.point(f"frames of {width}×{height}", model, path, frames=frames)
         kib = np.median([len(one.payload) for one in frames.messages]) / 1024
-        rows.append([f"{width}×{height}", f"{kib:.0f}", *row("", None, point)[1:]])
-        report.facts["frames"][f"{width}x{height}"] = asdict(point)
-    report.add(Table("size of a camera's frames, as JPEG", ("frame", "KiB", *COLUMNS), rows))
+        for decoding, path in paths.items():
+            point = growth.point(f"frames of {width}×{height}, decoded {decoding}", model, path, frames=frames)
+            rows.append([f"{width}×{height}", f"{kib:.0f}", *row(decoding, None, point)])
+            report.facts["frames"][f"{width}x{height} {decoding}"] = asdict(point)
+    report.add(Table("size of a camera's frames, as JPEG", ("frame", "KiB", "decoded", *COLUMNS), rows, note=REDUCED))
 
 
 def inputs(growth: Growth, report: Report, model: Path, bank: PatchBank, *, quick: bool) -> None:

@@ -12,7 +12,7 @@ from edge_uad.backbones.certificate import require_certificate
 from edge_uad.bank import PatchBank, short_id
 from edge_uad.cores import available_cores
 from edge_uad.curve import ServerKeys, load_server_keys
-from edge_uad.errors import ModelError, SettingsError
+from edge_uad.errors import BankError, ModelError, SettingsError
 from edge_uad.evidence import EvidenceStore
 from edge_uad.interfaces import Backbone, VerdictSink
 from edge_uad.metrics import Metrics, MetricsServer
@@ -23,7 +23,7 @@ from edge_uad.records import Box, Geometry
 from edge_uad.search import SearchDevice
 from edge_uad.settings import Settings, StationSettings
 from edge_uad.sinks import FanOut, Fault
-from edge_uad.sources import EXCLUSIVE_KINDS, SourceAddress, make_source, parse_source
+from edge_uad.sources import EXCLUSIVE_KINDS, SourceAddress, make_source, parse_source, reduce_decoding
 from edge_uad.sources.capture import Backoff
 from edge_uad.stages import StageTimer
 from edge_uad.station import Mode, Station
@@ -178,8 +178,10 @@ def assemble_line(
         within=settings.artefacts_dir,
         on_stage=timer,
     )
-    banks = BankWatch([one.bank for one in settings.stations], load=load, wake=wake)
     inspectors = {bank: load(bank) for bank in dict.fromkeys(one.bank for one in settings.stations)}
+    banks = BankWatch(inspectors, load=lambda bank: _decoded_alike(load(bank), inspectors[bank], bank), wake=wake)
+    for one, source in zip(settings.stations, sources, strict=True):
+        reduce_decoding(source, inspectors[one.bank].least_side_px)
     backoff = Backoff(first_s=settings.reconnect.first_s, max_s=settings.reconnect.max_s)
     stations = [
         Station(
@@ -206,6 +208,18 @@ def assemble_line(
         on_stage=timer,
     )
     return stations, _fan_out(settings, publisher, stations, metrics), banks
+
+
+def _decoded_alike(new: Inspector, first: Inspector, bank: Path) -> Inspector:
+    """The sources decode for the bank that the daemon began with, and another one must be served by that.
+
+    Raises:
+        BankError: it is not.
+    """
+    if new.least_side_px == first.least_side_px:
+        return new
+    made = "reduced" if new.manifest.reduced_decode else "full"
+    raise BankError(f"bank {bank} was built on pictures decoded at {made} size, the line decodes otherwise; restart it")
 
 
 def frames_side_by_side(settings: Settings) -> int:

@@ -16,7 +16,7 @@ from safetensors.numpy import load as load_tensors
 from safetensors.numpy import save_file
 
 from edge_uad.errors import BankError, UsageError
-from edge_uad.records import MAX_BPM_KERNEL, BankManifest, Embedding, Float32, Int, PatchDistances, PatchMask
+from edge_uad.records import MAX_BPM_KERNEL, BankManifest, Embedding, Float32, Int, PatchDistances, PatchMask, reducible
 from edge_uad.search import PatchSearch, SearchDevice
 
 BANK_SCHEMA = 1
@@ -89,7 +89,7 @@ class PatchBank:
             "patch_image": np.ascontiguousarray(self.patch_image, np.int32),
             "calibration": self.calibration,
         }
-        manifest_json = json.dumps(dataclasses.asdict(self.manifest), sort_keys=True)
+        manifest_json = json.dumps(_described(self.manifest), sort_keys=True)
         try:
             _write_atomically(path, tensors, {_MANIFEST_KEY: manifest_json})
         except (OSError, SafetensorError) as error:
@@ -139,12 +139,20 @@ class PatchBank:
 def content_id(manifest: BankManifest, patches: Float32, patch_image: Int, calibration: Float32) -> str:
     """SHA-256 over the tensors and every field of the manifest but ``bank_id`` itself."""
     digest = hashlib.sha256()
-    described = {key: value for key, value in dataclasses.asdict(manifest).items() if key != "bank_id"}
+    described = {key: value for key, value in _described(manifest).items() if key != "bank_id"}
     digest.update(json.dumps(described, sort_keys=True).encode())
     for tensor in (patches, np.asarray(patch_image, np.int32), calibration):
         digest.update(f"{tensor.dtype.str}{tensor.shape}".encode())
         digest.update(np.ascontiguousarray(tensor).data)
     return digest.hexdigest()
+
+
+def _described(manifest: BankManifest) -> dict[str, Any]:
+    """As it is stored and hashed; what came later is left out at its default: banks of before keep their identity."""
+    described = dataclasses.asdict(manifest)
+    if not manifest.reduced_decode:
+        del described["reduced_decode"]
+    return described
 
 
 def check_writable(path: Path) -> None:
@@ -223,6 +231,7 @@ def _check_ranges(manifest: BankManifest) -> None:
         manifest.neighbours >= 1,
         0 < manifest.false_alarm_rate < 1,
         min(x, y) >= 0 and min(w, h) >= 1,
+        not manifest.reduced_decode or reducible(manifest.geometry, manifest.roi),
     )
     if not all(holds):
         raise ValueError("a value is out of its range")

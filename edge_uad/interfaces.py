@@ -43,6 +43,14 @@ class DrainableSource(FrameSource, Protocol):
         """Take no more; ``read`` gives what was taken already and then raises SourceEndedError."""
 
 
+@runtime_checkable
+class DecodingSource(FrameSource, Protocol):
+    """A source whose pictures come encoded, and are decoded here."""
+
+    def reduce_to(self, least_side_px: int) -> None:
+        """Decode JPEG pictures at the smallest size whose sides both have so many pixels. Before ``open``."""
+
+
 class Backbone(Protocol):
     """A frozen ViT."""
 

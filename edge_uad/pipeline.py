@@ -170,6 +170,11 @@ class Inspector:
         """The score above which a frame is anomalous."""
         return self.manifest.threshold
 
+    @property
+    def least_side_px(self) -> int | None:
+        """What a frame's JPEG may be reduced to while it is decoded; None: its full size is judged."""
+        return self._embedder.preprocessor.least_side_px if self.manifest.reduced_decode else None
+
     def inspect(self, frame: Frame | UnreadableFrame) -> Verdict:
         """Judge one frame. What cannot be judged is *invalid* with a reason, never *normal*."""
         if isinstance(frame, UnreadableFrame):
@@ -238,7 +243,7 @@ class Inspector:
             threshold=self.threshold,
             p_value=rank,
             foreground_ratio=float(seen.mask.foreground.mean()),
-            peak=self._peak(frame.image, heat),
+            peak=self._peak(frame.hw, heat),
             heatmap=heat,
             latency_ms=_latency_ms(frame),
             dropped_before=frame.dropped_before,
@@ -281,11 +286,11 @@ class Inspector:
         picture = frame.image if longest_side_px is None else at_most(frame.image, longest_side_px)
         if verdict.heatmap is None:
             return picture
-        placement = self._embedder.preprocessor.placement(_hw(frame.image)).on_scaled(_hw(frame.image), _hw(picture))
+        placement = self._embedder.preprocessor.placement(frame.hw).on_scaled(frame.hw, picture.shape[:2])
         return overlay(picture, verdict.heatmap, threshold=self.threshold, placement=placement)
 
-    def _peak(self, image: UInt8, heat: Float32) -> tuple[int, int]:
-        height, width = _hw(image)
+    def _peak(self, hw: tuple[int, int], heat: Float32) -> tuple[int, int]:
+        height, width = hw
         x, y = self._embedder.preprocessor.placement((height, width)).to_image(*peak(heat))
         return min(max(int(x), 0), width - 1), min(max(int(y), 0), height - 1)
 
@@ -310,10 +315,6 @@ def inspect_together(asked: Sequence[tuple[Inspector, AnyFrame]]) -> list[Verdic
         for (place, (inspector, frame, _)), embedding in zip(pictures.items(), embedded, strict=True):
             verdicts[place] = inspector.judge_embedding(frame, embedding)
     return [verdicts[place] for place in range(len(asked))]
-
-
-def _hw(image: UInt8) -> tuple[int, int]:
-    return image.shape[0], image.shape[1]
 
 
 def _latency_ms(frame: Frame | UnreadableFrame) -> float:

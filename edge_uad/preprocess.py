@@ -11,6 +11,9 @@ from edge_uad.records import Box, Float32, Geometry, Int, Placement, UInt8
 
 PAPER_SHORTER_SIDE_RATIO = 256 / 224
 CIFAR_CONTENT_RATIO = 0.5
+REDUCED_OVERSAMPLING = 2
+"""A picture reduced while it is decoded keeps so many pixels a side for each of the model's input: the rest of the way
+is area averaging, as it is for the whole picture."""
 
 
 class Preprocessor:
@@ -54,6 +57,11 @@ class Preprocessor:
         """
         resized = self._resize(self._region(image))
         return np.ascontiguousarray((resized * self._scale - self._shift).transpose(2, 0, 1))
+
+    @property
+    def least_side_px(self) -> int:
+        """What both sides of a picture must keep that is reduced while it is decoded."""
+        return REDUCED_OVERSAMPLING * max(self._input_hw)
 
     def placement(self, image_hw: tuple[int, int]) -> Placement:
         """Where an image of this size comes to lie; the way back for heat and peaks."""

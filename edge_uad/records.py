@@ -46,6 +46,14 @@ class Geometry(StrEnum):
     """To half the input size, zero-padded to the whole: the paper's for 32-pixel pictures."""
 
 
+def reducible(geometry: Geometry, roi: Box | None) -> bool:
+    """Whether a picture may be reduced while it is decoded.
+
+    A region of interest counts the whole picture's pixels, and the other geometries resample these as the paper does.
+    """
+    return geometry is Geometry.STRETCH and roi is None
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FrameIdentity:
     """Which frame: what every verdict repeats, whether the picture could be read or not."""
@@ -79,8 +87,15 @@ class Frame(FrameIdentity):
 
     image: UInt8
     """uint8 (H, W, 3), RGB."""
+    taken_hw: tuple[int, int] | None = None
+    """The picture's own size, where ``image`` is smaller, a JPEG decoded at a part of it."""
     ready: ModelInput | None = None
     """Where it was preprocessed while it waited."""
+
+    @property
+    def hw(self) -> tuple[int, int]:
+        """Height and width of the picture as it was taken: what points in it are told in."""
+        return self.taken_hw or (self.image.shape[0], self.image.shape[1])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -263,6 +278,8 @@ class BankManifest:
     """edge-uad and its version."""
     source_digest: str
     """SHA-256 over the digests of the images, in their order."""
+    reduced_decode: bool = False
+    """Large JPEG pictures, learned or judged, are decoded at a part of their size; see ``Preprocessor``."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -40,6 +40,7 @@ def inspect(
     from bank_tools.overlays import OverlayFolder
     from edge_uad.assemble import load_backbone_for_many, load_inspector
     from edge_uad.records import AnyFrame, Frame, Verdict
+    from edge_uad.sources import reduce_decoding
     from edge_uad.sources.folder import FolderSource, image_files
 
     files = [file for named in images for file in image_files(named)]
@@ -50,6 +51,8 @@ def inspect(
     inspector = load_inspector(
         backbone, bank, search_device=search_device, search_threads=1 if workers > 1 else threads
     )
+    source = FolderSource(STATION, files)
+    reduce_decoding(source, inspector.least_side_px)
 
     def judged(frame: AnyFrame) -> tuple[AnyFrame, Verdict]:
         return frame, inspector.inspect(frame)
@@ -58,7 +61,7 @@ def inspect(
     started_s = time.monotonic()
     progress = TerminalProgress(hidden=console.is_terminal)  # on a terminal the lines themselves show how it goes
     with progress.step("inspecting", len(files), "images") as done:
-        for frame, verdict in in_order(judged, frames_of(FolderSource(STATION, files)), workers=workers):
+        for frame, verdict in in_order(judged, frames_of(source), workers=workers):
             counts[verdict.decision] += 1
             _tell(verdict, as_json=as_json)
             if folder is not None and isinstance(frame, Frame):

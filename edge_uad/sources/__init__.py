@@ -11,7 +11,7 @@ from pathlib import Path
 from edge_uad.curve import ServerKeys
 from edge_uad.endpoints import shown_url, split_endpoint
 from edge_uad.errors import UsageError
-from edge_uad.interfaces import FrameSource
+from edge_uad.interfaces import DecodingSource, FrameSource
 
 _STREAM_SCHEMES = ("rtsp://", "rtsps://", "http://", "https://", "udp://", "rtmp://", "srt://")
 _ZMQ_SCHEMES = ("tcp://", "ipc://")
@@ -122,6 +122,12 @@ def make_source(
             from edge_uad.sources.zmq import ZmqSource  # noqa: PLC0415
 
             return ZmqSource(station, address.address, pattern="sub", insecure=insecure, keys=keys)
+
+
+def reduce_decoding(source: FrameSource, least_side_px: int | None) -> None:
+    """Let the source decode no more of its JPEG pictures than is needed, where it decodes any; None changes nothing."""
+    if least_side_px is not None and isinstance(source, DecodingSource):
+        source.reduce_to(least_side_px)
 
 
 def recorded_source(path: str, *, station: str = "recorded") -> tuple[FrameSource, int | None]:

@@ -7,11 +7,12 @@ import contextlib
 import struct
 import zlib
 from collections.abc import Sequence
+from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from edge_uad.errors import FrameError
 from edge_uad.records import UInt8
@@ -47,7 +48,19 @@ _PARSER_FAULTS = (
     Warning,
 )
 _EIGHT_BIT_MODES = frozenset({"L", "RGB", "RGBA", "RGBX", "RGBa", "LA", "La", "P", "PA", "1", "CMYK"})
+_SIDES_SWAPPED = frozenset({5, 6, 7, 8})
+"""EXIF orientations by a quarter turn."""
 _DEEP_GREY_MODES = frozenset({"I;16", "I;16L", "I;16B", "I;16N"})
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Picture:
+    """What was decoded, and of how large a picture."""
+
+    image: UInt8
+    """uint8 (H, W, 3) RGB, contiguous, EXIF orientation applied."""
+    taken_hw: tuple[int, int] | None
+    """The whole picture's height and width, where the image was decoded at a part of that."""
 
 
 def read_image(path: Path, *, max_pixels: int = MAX_IMAGE_PIXELS) -> UInt8:
@@ -87,6 +100,18 @@ def decode_image(
     stored_hw: tuple[int, int] | None = None,
     max_pixels: int = MAX_IMAGE_PIXELS,
 ) -> UInt8:
+    """Decode an image file's bytes at their full size: uint8 (H, W, 3) RGB, contiguous; see :func:`decode_picture`."""
+    return decode_picture(payload, formats=formats, stored_hw=stored_hw, max_pixels=max_pixels).image
+
+
+def decode_picture(
+    payload: bytes,
+    *,
+    formats: Sequence[str] = FORMATS,
+    stored_hw: tuple[int, int] | None = None,
+    max_pixels: int = MAX_IMAGE_PIXELS,
+    least_side_px: int | None = None,
+) -> Picture:
     """Decode an image file's bytes.
 
     Grey becomes three equal channels, of 16-bit samples the top 8 bits are kept, alpha is dropped, CMYK is
@@ -97,9 +122,8 @@ def decode_image(
         formats: Pillow's names of the formats accepted.
         stored_hw: the height and width that the sender declared, before EXIF orientation; checked where given.
         max_pixels: more are refused before decoding.
-
-    Returns:
-        uint8 (H, W, 3) RGB, contiguous.
+        least_side_px: decode a JPEG at 1/2, 1/4 or 1/8 of its size, the smallest whose sides both have so many
+            pixels; None: at its full size. Other formats come in full.
 
     Raises:
         FrameError: with the reason in one sentence.
@@ -114,10 +138,16 @@ def decode_image(
         if image.format == "PNG":  # load() skips the check sums of the picture's own chunks, verify() does not
             image.verify()
             image = _open(payload, formats)
+        whole_hw = image.height, image.width
+        if least_side_px is not None:
+            image.draft(None, (least_side_px, least_side_px))
         image.load()
     except _PARSER_FAULTS as error:
         raise FrameError(f"the image is damaged or truncated ({_cause(error)})") from error
-    return np.ascontiguousarray(np.asarray(_upright(_to_rgb(image)), dtype=np.uint8))
+    reduced = (image.height, image.width) != whole_hw
+    upright, turned = _upright(_to_rgb(image))
+    pixels = np.ascontiguousarray(np.asarray(upright, dtype=np.uint8))
+    return Picture(pixels, (whole_hw[::-1] if turned else whole_hw) if reduced else None)
 
 
 def decode_raw(payload: bytes, encoding: str, hw: tuple[int, int], *, max_pixels: int = MAX_IMAGE_PIXELS) -> UInt8:
@@ -200,11 +230,13 @@ def _to_rgb(image: Image.Image) -> Image.Image:
         raise FrameError(f"the image's pixels cannot be converted ({_cause(error)})") from error
 
 
-def _upright(image: Image.Image) -> Image.Image:
-    """The image turned as its EXIF says; the same object, because most are upright already."""
+def _upright(image: Image.Image) -> tuple[Image.Image, bool]:
+    """The image turned as its EXIF says, the same object, as most are upright; and whether its sides swapped."""
+    turned = False
     with contextlib.suppress(*_PARSER_FAULTS):  # unreadable EXIF says nothing about orientation; the pixels are whole
+        turned = image.getexif().get(ExifTags.Base.Orientation) in _SIDES_SWAPPED
         ImageOps.exif_transpose(image, in_place=True)
-    return image
+    return image, turned
 
 
 def _cause(error: BaseException) -> str:

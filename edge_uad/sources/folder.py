@@ -9,7 +9,7 @@ from pathlib import Path
 
 from edge_uad.errors import FrameError, SourceEndedError, UsageError
 from edge_uad.records import Frame, UnreadableFrame
-from edge_uad.sources.decode import MAX_IMAGE_PIXELS, SUFFIXES, read_image
+from edge_uad.sources.decode import MAX_IMAGE_PIXELS, SUFFIXES, decode_picture, read_bytes
 
 _DIGITS = re.compile(r"(\d+)")
 
@@ -99,7 +99,12 @@ class FolderSource:
         self._files = list(files)
         self._root = root
         self._max_pixels = max_pixels
+        self._least_side_px: int | None = None
         self._next = 0
+
+    def reduce_to(self, least_side_px: int) -> None:
+        """Decode JPEG files at the smallest size whose sides both have so many pixels."""
+        self._least_side_px = least_side_px
 
     def open(self) -> None:
         """Nothing to connect; after ``close`` the folder goes on where it was."""
@@ -117,7 +122,7 @@ class FolderSource:
         part_id = self._part_id(path)
         at_ns, mono_ns = time.time_ns(), time.monotonic_ns()
         try:
-            image = read_image(path, max_pixels=self._max_pixels)
+            picture = decode_picture(read_bytes(path), max_pixels=self._max_pixels, least_side_px=self._least_side_px)
         except FrameError as error:
             return UnreadableFrame(
                 station=self._station,
@@ -133,7 +138,8 @@ class FolderSource:
             captured_at_ns=at_ns,
             captured_mono_ns=mono_ns,
             part_id=part_id,
-            image=image,
+            image=picture.image,
+            taken_hw=picture.taken_hw,
         )
 
     def close(self) -> None:

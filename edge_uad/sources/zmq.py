@@ -8,8 +8,8 @@ import zmq
 from edge_uad.curve import Doorkeeper, ServerKeys
 from edge_uad.endpoints import AnySocket, bind, check_endpoint
 from edge_uad.errors import EndpointError, FrameError, SourceEndedError, SourceLostError
-from edge_uad.records import Frame, UInt8, UnreadableFrame
-from edge_uad.sources.decode import MAX_IMAGE_PIXELS, decode_image, decode_raw
+from edge_uad.records import Frame, UnreadableFrame
+from edge_uad.sources.decode import MAX_IMAGE_PIXELS, Picture, decode_picture, decode_raw
 from edge_uad.wire import MAX_IMAGE_BYTES, FrameMessage, claimed_identity, decode_frame
 
 Pattern = Literal["pull", "sub"]
@@ -57,6 +57,7 @@ class ZmqSource:
         self._pattern = pattern
         self._keys = keys
         self._max_pixels = max_pixels
+        self._least_side_px: int | None = None
         self._context: zmq.Context[AnySocket] | None = None
         self._doorkeeper: Doorkeeper | None = None
         self._socket: AnySocket | None = None
@@ -64,6 +65,10 @@ class ZmqSource:
         self._shut_at_mono_s: float | None = None
         self.bound_endpoint: str | None = None
         """The address in use, with the port that was chosen for ``*``; None while closed."""
+
+    def reduce_to(self, least_side_px: int) -> None:
+        """Decode JPEG pictures at the smallest size whose sides both have so many pixels."""
+        self._least_side_px = least_side_px
 
     def open(self) -> None:
         """Bind.
@@ -141,7 +146,7 @@ class ZmqSource:
         try:
             message = decode_frame(parts)
             self._check_station(message)
-            image = _picture(message, self._max_pixels)
+            picture = _picture(message, self._max_pixels, self._least_side_px)
         except FrameError as error:
             return self._unreadable(parts, str(error), now_ns, now_mono_ns)
         return Frame(
@@ -151,7 +156,8 @@ class ZmqSource:
             captured_mono_ns=_captured_mono_ns(message.captured_at_ns, now_ns, now_mono_ns),
             part_id=message.part_id,
             dropped_before=self._gap_before(message.frame_id),
-            image=image,
+            image=picture.image,
+            taken_hw=picture.taken_hw,
         )
 
     def _unreadable(self, parts: list[bytes], reason: str, now_ns: int, now_mono_ns: int) -> UnreadableFrame:
@@ -192,12 +198,14 @@ def _receive(socket: AnySocket) -> list[bytes]:
     return parts
 
 
-def _picture(message: FrameMessage, max_pixels: int) -> UInt8:
+def _picture(message: FrameMessage, max_pixels: int, least_side_px: int | None) -> Picture:
     hw = (message.height, message.width)
     encoded_as = _FORMATS.get(message.encoding)
     if encoded_as is None:
-        return decode_raw(message.payload, message.encoding, hw, max_pixels=max_pixels)
-    return decode_image(message.payload, formats=(encoded_as,), stored_hw=hw, max_pixels=max_pixels)
+        return Picture(decode_raw(message.payload, message.encoding, hw, max_pixels=max_pixels), None)
+    return decode_picture(
+        message.payload, formats=(encoded_as,), stored_hw=hw, max_pixels=max_pixels, least_side_px=least_side_px
+    )
 
 
 def _captured_mono_ns(captured_at_ns: int, now_ns: int, now_mono_ns: int) -> int:
