@@ -277,7 +277,7 @@ class Soak:
         content = {
             "stations": stations,
             "model": str(model),
-            "threads": 1,
+            "threads": 2,  # so that frames are judged side by side, too
             "publish": publish,
             "audit": {"file": str(self.audit), "max_bytes": AUDIT_BYTES, "max_files": AUDIT_FILES},
             "evidence": {

@@ -5,6 +5,7 @@ decoders are reached as well.
 """
 
 import sys
+from functools import partial
 
 import atheris
 import msgpack
@@ -14,7 +15,7 @@ with atheris.instrument_imports(include=["edge_uad", "PIL"]):
     from edge_uad.sources.zmq import _picture
     from edge_uad.wire import ENCODINGS, claimed_identity, decode_frame, decode_message
 
-MAX_PIXELS = 1_000_000
+MAX_PIXELS, LEAST_SIDE_PX = 1_000_000, 16
 STARTS = (b"", b"\xff\xd8\xff\xe0\x00\x10JFIF\x00", b"\x89PNG\r\n\x1a\n\x00\x00\x00\rIHDR", b"\x89PNG\r\n\x1a\n")
 
 
@@ -34,11 +35,16 @@ def parts_of(given: atheris.FuzzedDataProvider) -> list[bytes]:
     return [b"line", msgpack.packb(header), payload]
 
 
+def picture_of(least_side_px: int | None, parts: list[bytes]) -> None:
+    """At its full size, or reduced."""
+    _picture(decode_frame(parts), MAX_PIXELS, least_side_px)
+
+
 def one_input(content: bytes) -> None:
     """What the fuzzer calls; any exception but FrameError is a find."""
     parts = parts_of(atheris.FuzzedDataProvider(content))
     claimed_identity(parts)
-    for decode in (decode_message, lambda message: _picture(decode_frame(message), MAX_PIXELS)):
+    for decode in (decode_message, partial(picture_of, None), partial(picture_of, LEAST_SIDE_PX)):
         try:
             decode(parts)
         except FrameError as error:
