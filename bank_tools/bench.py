@@ -33,7 +33,7 @@ from edge_uad.backbones import CPU_PROVIDERS
 from edge_uad.interfaces import Backbone
 from edge_uad.records import Float32, Frame
 
-SETTING_ROUNDS = 2
+SETTING_ROUNDS = 4
 MAX_TENSORS = 16
 PRODUCTS = 2
 """In each round."""

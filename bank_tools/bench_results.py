@@ -11,7 +11,7 @@ from bank_tools.bench_frames import EncodedFrames
 from edge_uad.records import ModelCard
 
 WARM_UP_FRAMES = 3
-ROUNDS = 6
+ROUNDS = 12
 LEAST_CHUNK = 6
 
 

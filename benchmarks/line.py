@@ -18,7 +18,7 @@ from edge_uad.assemble import load_backbone
 from edge_uad.cli.console import TerminalProgress
 from export.default import provide_default_model
 
-N_FRAMES, QUICK_FRAMES = 100, 8
+N_FRAMES, QUICK_FRAMES = 200, 8
 
 
 def main() -> int:
