@@ -178,8 +178,14 @@ def assemble_line(
         within=settings.artefacts_dir,
         on_stage=timer,
     )
-    inspectors = {bank: load(bank) for bank in dict.fromkeys(one.bank for one in settings.stations)}
-    banks = BankWatch(inspectors, load=lambda bank: _decoded_alike(load(bank), inspectors[bank], bank), wake=wake)
+    inspectors: dict[Path, Inspector] = {}
+    # made before the banks are read: one that is replaced meanwhile is seen to be new
+    banks = BankWatch(
+        [one.bank for one in settings.stations],
+        load=lambda bank: _decoded_alike(load(bank), inspectors[bank], bank),
+        wake=wake,
+    )
+    inspectors |= {bank: load(bank) for bank in dict.fromkeys(one.bank for one in settings.stations)}
     for one, source in zip(settings.stations, sources, strict=True):
         reduce_decoding(source, inspectors[one.bank].least_side_px)
     backoff = Backoff(first_s=settings.reconnect.first_s, max_s=settings.reconnect.max_s)
@@ -219,7 +225,10 @@ def _decoded_alike(new: Inspector, first: Inspector, bank: Path) -> Inspector:
     if new.least_side_px == first.least_side_px:
         return new
     made = "reduced" if new.manifest.reduced_decode else "full"
-    raise BankError(f"bank {bank} was built on pictures decoded at {made} size, the line decodes otherwise; restart it")
+    raise BankError(
+        f"bank {bank} was built on pictures decoded at {made} size, this line's are decoded otherwise; "
+        "restart the daemon to judge by it"
+    )
 
 
 def frames_side_by_side(settings: Settings) -> int:
