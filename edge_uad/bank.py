@@ -150,7 +150,7 @@ def content_id(manifest: BankManifest, patches: Float32, patch_image: Int, calib
 def _described(manifest: BankManifest) -> dict[str, Any]:
     """As it is stored and hashed; what came later is left out at its default: banks of before keep their identity."""
     described = dataclasses.asdict(manifest)
-    if not manifest.reduced_decode:
+    if manifest.reduced_decode is False:
         del described["reduced_decode"]
     return described
 
