@@ -8,10 +8,10 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from edge_uad.audit import frame_digest
 from edge_uad.errors import FrameError
-from edge_uad.evidence import PAYLOAD_SUFFIX
-from edge_uad.pipeline import Inspector
+from edge_uad.inference.inspector import Inspector
+from edge_uad.outputs.audit import frame_digest
+from edge_uad.outputs.evidence import PAYLOAD_SUFFIX
 from edge_uad.records import Frame, UInt8, Verdict
 from edge_uad.sources.decode import read_image
 

@@ -10,7 +10,7 @@ import json
 import sys
 from pathlib import Path
 
-from bank_tools.metrics import image_auroc
+from bank_tools.metrics.image import image_auroc
 
 
 def main() -> None:

@@ -11,18 +11,18 @@ from itertools import islice
 
 import numpy as np
 
-from bank_tools.build import look_at
-from bank_tools.calibrate import Coreset, cross_scores, thin_out
-from bank_tools.frames import frames_of
-from edge_uad.assemble import load_backbone, make_embedder
+from bank_tools.bank.build import look_at
+from bank_tools.bank.calibrate import Coreset, cross_scores, thin_out
 from edge_uad.cli.console import TerminalProgress
+from edge_uad.inference.inspector import ForegroundEmbedding
+from edge_uad.inference.masking import default_kernel
+from edge_uad.inference.scoring import conformal_threshold, image_score
+from edge_uad.inference.search import PatchSearch
 from edge_uad.interfaces import Backbone
-from edge_uad.masking import default_kernel
-from edge_uad.pipeline import ForegroundEmbedding
 from edge_uad.records import Float32, Geometry
-from edge_uad.scoring import conformal_threshold, image_score
-from edge_uad.search import PatchSearch
+from edge_uad.runtime.assemble import load_backbone, make_embedder
 from edge_uad.sources import recorded_source
+from edge_uad.sources.recorded import frames_of
 from export.default import provide_default_model
 
 RATES = (0.01, 0.05, 0.1, 0.2)

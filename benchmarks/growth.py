@@ -14,16 +14,16 @@ from pathlib import Path
 import numpy as np
 from rich.console import Console
 
-from bank_tools.bench_bank import bank_of, bank_of_size
-from bank_tools.bench_clock import median_ratio, seconds_of
-from bank_tools.bench_frames import EncodedFrames, decoded, packaged_frames
-from bank_tools.bench_line import ServedLine, line_content
-from bank_tools.charts import Spread, lines
-from bank_tools.progress import SilentProgress
+from bank_tools.bench.bank import bank_of, bank_of_size
+from bank_tools.bench.clock import median_ratio, seconds_of
+from bank_tools.bench.frames import EncodedFrames, decoded, packaged_frames
+from bank_tools.bench.line import ServedLine, line_content
+from bank_tools.report.charts import Spread, lines
 from benchmarks.report import Report, Table, options_of, say
-from edge_uad.assemble import load_backbone, load_inspector
-from edge_uad.bank import PatchBank
 from edge_uad.errors import EdgeUadError
+from edge_uad.inference.bank import PatchBank
+from edge_uad.progress import SilentProgress
+from edge_uad.runtime.assemble import load_backbone, load_inspector
 from export.default import provide_default_model
 from export.variants import provide_variant
 

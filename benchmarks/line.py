@@ -8,14 +8,14 @@ import sys
 import tempfile
 from pathlib import Path
 
-from bank_tools.bench import run_bench
-from bank_tools.bench_bank import saved_bank_of
-from bank_tools.bench_frames import packaged_frames
-from bank_tools.bench_results import Asked
-from bank_tools.bench_tables import LATENCY_GOAL, THROUGHPUT_GOAL, tables_of
+from bank_tools.bench.bank import saved_bank_of
+from bank_tools.bench.frames import packaged_frames
+from bank_tools.bench.results import Asked
+from bank_tools.bench.run import run_bench
+from bank_tools.bench.tables import LATENCY_GOAL, THROUGHPUT_GOAL, tables_of
 from benchmarks.report import Report, Table, options_of
-from edge_uad.assemble import load_backbone
 from edge_uad.cli.console import TerminalProgress
+from edge_uad.runtime.assemble import load_backbone
 from export.default import provide_default_model
 
 N_FRAMES, QUICK_FRAMES = 200, 8

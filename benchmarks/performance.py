@@ -20,7 +20,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from bank_tools.bench_machine import OtherPrograms, machine
+from bank_tools.bench.machine import OtherPrograms, machine
 from benchmarks.report import say
 
 ROOT = Path(__file__).parents[1]

@@ -18,15 +18,15 @@ from pathlib import Path
 
 import numpy as np
 
-from bank_tools.bench_frames import packaged_frames
-from bank_tools.certify import CertifiedWith, certificate_of, judge
+from bank_tools.bank.certify import CertifiedWith, certificate_of, judge
+from bank_tools.bench.frames import packaged_frames
 from benchmarks.report import Report, Table, options_of
-from edge_uad.backbones import open_backbone
-from edge_uad.backbones.certificate import shortfalls
 from edge_uad.cli.console import TerminalProgress, stderr
 from edge_uad.errors import MissingExtraError
+from edge_uad.inference.backbones import open_backbone
+from edge_uad.inference.backbones.certificate import shortfalls
+from edge_uad.inference.preprocess import Preprocessor
 from edge_uad.interfaces import Backbone
-from edge_uad.preprocess import Preprocessor
 from edge_uad.records import Geometry
 from edge_uad.sources.decode import read_image
 from edge_uad.sources.folder import image_files

@@ -22,18 +22,18 @@ from scipy.ndimage import gaussian_filter
 from torch import Tensor
 from torch.nn import functional
 
-from bank_tools.bench_bank import bank_of, bank_of_size
-from bank_tools.bench_clock import Timing, timed_call
-from bank_tools.bench_frames import decoded, packaged_frames
-from bank_tools.in_order import in_order
-from bank_tools.progress import SilentProgress
+from bank_tools.bench.bank import bank_of, bank_of_size
+from bank_tools.bench.clock import Timing, timed_call
+from bank_tools.bench.frames import decoded, packaged_frames
 from benchmarks.report import Report, Table, options_of, say
-from edge_uad.assemble import load_backbone, make_embedder
-from edge_uad.bank import PatchBank
-from edge_uad.cores import available_cores
+from edge_uad.inference.bank import PatchBank
+from edge_uad.inference.inspector import Inspector
 from edge_uad.interfaces import Backbone
-from edge_uad.pipeline import Inspector
+from edge_uad.progress import SilentProgress
 from edge_uad.records import Float32, Geometry, UInt8
+from edge_uad.runtime.assemble import load_backbone, make_embedder
+from edge_uad.runtime.cores import available_cores
+from edge_uad.runtime.in_order import in_order
 from export.fetch import fetch_weights, load_named
 from export.request import ExportRequest
 from export.to_onnx import export_onnx

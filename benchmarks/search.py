@@ -16,16 +16,16 @@ from time import perf_counter, process_time, sleep
 import faiss
 import numpy as np
 
-from bank_tools.bench_bank import bank_of, bank_of_size
-from bank_tools.bench_clock import seconds_of
-from bank_tools.bench_frames import DRAWN_FRAMES, decoded, packaged_frames
-from bank_tools.charts import Spread, lines
-from bank_tools.progress import SilentProgress
+from bank_tools.bench.bank import bank_of, bank_of_size
+from bank_tools.bench.clock import seconds_of
+from bank_tools.bench.frames import DRAWN_FRAMES, decoded, packaged_frames
+from bank_tools.report.charts import Spread, lines
 from benchmarks.report import Report, Table, options_of, say
-from edge_uad.assemble import load_backbone, make_embedder
-from edge_uad.bank import PatchBank
+from edge_uad.inference.bank import PatchBank
+from edge_uad.inference.search import PatchSearch
+from edge_uad.progress import SilentProgress
 from edge_uad.records import Float32, Geometry, Int
-from edge_uad.search import PatchSearch
+from edge_uad.runtime.assemble import load_backbone, make_embedder
 from export.default import provide_default_model
 
 SIZES = tuple(10**power for power in range(3, 8))

@@ -1,4 +1,4 @@
-"""ONNX Runtime's settings for the CPU, one at a time against those of ``edge_uad.backbones.onnx``, in turns.
+"""ONNX Runtime's settings for the CPU, one at a time against those of ``edge_uad.inference.backbones.onnx``, in turns.
 
     python -m benchmarks.sessions [--busy] [--repeats 20] [--json FILE]
 
@@ -15,8 +15,8 @@ import numpy as np
 import onnxruntime as ort
 
 from benchmarks.report import Report, Table, options_of
-from edge_uad.backbones import open_backbone
-from edge_uad.backbones.files import INPUT_NAME, OUTPUT_NAMES
+from edge_uad.inference.backbones import open_backbone
+from edge_uad.inference.backbones.files import INPUT_NAME, OUTPUT_NAMES
 from export.default import provide_default_model
 
 Change = Callable[[ort.SessionOptions], None]

@@ -31,8 +31,8 @@ import zmq
 
 from benchmarks.soak_disk import AuditReader, small_disk
 from edge_uad import __version__
+from edge_uad.net.wire import decode_message, encode_frame
 from edge_uad.sources.sender import SEND_QUEUE_FRAMES, FrameSender, frame_message
-from edge_uad.wire import decode_message, encode_frame
 from tests import models, parts
 
 STATIONS = {"every1": "every", "every2": "every", "every3": "every", "latest": "latest"}

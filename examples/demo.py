@@ -22,14 +22,14 @@ import zmq
 from rich.table import Table
 from textiles import KINDS, fetch_textiles
 
-from bank_tools.charts import histogram, roc
-from bank_tools.metrics import image_auroc, roc_curve
-from bank_tools.report import Picture, Section, charts, gallery, page, table
-from edge_uad.assemble import load_backbone
-from edge_uad.bank import PatchBank
+from bank_tools.metrics.image import image_auroc, roc_curve
+from bank_tools.report.charts import histogram, roc
+from bank_tools.report.page import Picture, Section, charts, gallery, page, table
 from edge_uad.cli.console import console, stderr
 from edge_uad.errors import EdgeUadError
-from edge_uad.wire import decode_message
+from edge_uad.inference.bank import PatchBank
+from edge_uad.net.wire import decode_message
+from edge_uad.runtime.assemble import load_backbone
 from export.default import provide_default_model
 
 OUT = Path("demo")

@@ -4,8 +4,8 @@ import tempfile
 import zipfile
 from pathlib import Path
 
-from edge_uad.cache import cache_dir
 from edge_uad.cli.console import stderr
+from edge_uad.runtime.cache import cache_dir
 from export.digest import sha256_of_file
 from export.package import pip_download, require_digest
 

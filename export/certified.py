@@ -5,8 +5,8 @@ from pathlib import Path
 
 import onnx
 
-from edge_uad.backbones.card import CARD_KEY, card_to_json
 from edge_uad.errors import ModelError
+from edge_uad.inference.backbones.card import CARD_KEY, card_to_json
 from edge_uad.records import ModelCard, ParityCertificate
 from export.atomic import appearing
 

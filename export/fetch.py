@@ -6,8 +6,8 @@ from pathlib import Path
 
 from rich.console import Console
 
-from edge_uad.cache import cache_dir
 from edge_uad.errors import WeightsError
+from edge_uad.runtime.cache import cache_dir
 from export.atomic import appearing, sync
 from export.checkpoints import ARCHS, load_vit
 from export.digest import sha256_of_file

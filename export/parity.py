@@ -10,8 +10,8 @@ import torch
 from PIL import Image, UnidentifiedImageError
 
 from edge_uad.errors import ModelError
+from edge_uad.inference.preprocess import Preprocessor
 from edge_uad.interfaces import Backbone
-from edge_uad.preprocess import Preprocessor
 from edge_uad.records import Float32, Geometry, ModelCard
 from export.features import PatchFeatures
 

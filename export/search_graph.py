@@ -1,4 +1,4 @@
-"""Nearest patches as an ONNX model: what ``edge_uad.search`` runs. ``python -m export.search_graph`` prints it.
+"""Nearest patches as an ONNX model, which ``edge_uad.inference.search`` runs: ``python -m export.search_graph``.
 
 The daemon has no ``onnx`` to write models with, so the few bytes stand in its source; a test holds them to this file.
 """

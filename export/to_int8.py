@@ -12,12 +12,12 @@ import numpy as np
 import onnx
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_dynamic, quantize_static
 
-from edge_uad.backbones.card import CARD_KEY, card_to_json
-from edge_uad.backbones.files import INPUT_NAME
-from edge_uad.backbones.onnx import OnnxBackbone
 from edge_uad.errors import FrameError, ModelError, UsageError
+from edge_uad.inference.backbones.card import CARD_KEY, card_to_json
+from edge_uad.inference.backbones.files import INPUT_NAME
+from edge_uad.inference.backbones.onnx import OnnxBackbone
+from edge_uad.inference.preprocess import Preprocessor
 from edge_uad.interfaces import Backbone
-from edge_uad.preprocess import Preprocessor
 from edge_uad.records import Float32, Geometry, ModelCard
 from edge_uad.sources.decode import read_image
 from export.atomic import appearing

@@ -10,10 +10,10 @@ import onnx
 import torch
 
 from edge_uad import __version__
-from edge_uad.backbones.card import CARD_KEY, card_to_json
-from edge_uad.backbones.files import INPUT_NAME, OUTPUT_NAMES
-from edge_uad.backbones.onnx import OnnxBackbone
 from edge_uad.errors import ModelError
+from edge_uad.inference.backbones.card import CARD_KEY, card_to_json
+from edge_uad.inference.backbones.files import INPUT_NAME, OUTPUT_NAMES
+from edge_uad.inference.backbones.onnx import OnnxBackbone
 from edge_uad.records import ModelCard
 from export.atomic import appearing
 from export.features import PatchFeatures

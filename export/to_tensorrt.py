@@ -9,9 +9,9 @@ from typing import Any
 
 import torch
 
-from edge_uad.backbones.card import card_to_json
-from edge_uad.backbones.tensorrt import TensorRtBackbone
 from edge_uad.errors import MissingExtraError, ModelError, ProviderError
+from edge_uad.inference.backbones.card import card_to_json
+from edge_uad.inference.backbones.tensorrt import TensorRtBackbone
 from export.atomic import appearing
 from export.features import PatchFeatures
 from export.parity import Difference, parity_pixels, require_parity

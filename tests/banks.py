@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_uad.bank import BANK_SCHEMA, PatchBank
+from edge_uad.inference.bank import BANK_SCHEMA, PatchBank
 from edge_uad.records import BankManifest, Float32, Geometry, Int
 
 DIM = 24

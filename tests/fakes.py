@@ -7,11 +7,11 @@ from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 
-from edge_uad.bank import PatchBank
 from edge_uad.errors import SourceEndedError, SourceLostError
+from edge_uad.inference.bank import PatchBank
+from edge_uad.inference.inspector import Embedder, Inspector
+from edge_uad.inference.preprocess import Preprocessor
 from edge_uad.interfaces import Backbone, FrameSource
-from edge_uad.pipeline import Embedder, Inspector
-from edge_uad.preprocess import Preprocessor
 from edge_uad.records import (
     AnyFrame,
     Embedding,

@@ -5,14 +5,14 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from edge_uad.daemon import Daemon
+from edge_uad.inference.inspector import Inspector
 from edge_uad.interfaces import FrameSource
-from edge_uad.pipeline import Inspector
-from edge_uad.signals import Signals
+from edge_uad.runtime.daemon import Daemon
+from edge_uad.runtime.reload import BankWatch
+from edge_uad.runtime.signals import Signals
+from edge_uad.runtime.station import Mode, Station
+from edge_uad.runtime.systemd import Notifier
 from edge_uad.sources.capture import Backoff
-from edge_uad.station import Mode, Station
-from edge_uad.swap import BankWatch
-from edge_uad.systemd import Notifier
 from tests.fakes import FakeBackbone, RecordingSink, green_inspector
 
 QUICK = Backoff(first_s=0.001, max_s=0.002)

@@ -38,9 +38,9 @@ from edge_uad.errors import MissingExtraError, UsageError
 from edge_uad.records import Geometry
 
 if TYPE_CHECKING:
-    from bank_tools.ablation import Point, Row
-    from bank_tools.build import Recipe
-    from bank_tools.evaluation import Bench
+    from bank_tools.bank.build import Recipe
+    from bank_tools.evaluation.ablation import Point, Row
+    from bank_tools.evaluation.detection import Bench
     from edge_uad.interfaces import Backbone
 
 
@@ -81,12 +81,12 @@ def ablate(
 
     Example: [bold]edge-uad ablate mvtec/ --sweep bpm-kernel=1,3,5,7 --sweep layers=2-9,11 --categories bottle[/bold]
     """
-    from bank_tools.ablation import ablate as run
-    from bank_tools.ablation import parse_sweep, points_of
-    from bank_tools.build import recipe_for
-    from bank_tools.evaluation_report import write_report
-    from bank_tools.results import check_out, write_results
-    from edge_uad.assemble import load_backbone_for_many
+    from bank_tools.bank.build import recipe_for
+    from bank_tools.evaluation.ablation import ablate as run
+    from bank_tools.evaluation.ablation import parse_sweep, points_of
+    from bank_tools.evaluation.results import check_out, write_results
+    from bank_tools.report.evaluation import write_report
+    from edge_uad.runtime.assemble import load_backbone_for_many
 
     sweeps = [parse_sweep(text) for text in sweep]
     points = points_of(sweeps, grid=grid)
@@ -144,8 +144,8 @@ class _Workshop:
 
     def bench_for(self, point: "Point") -> "Bench":
         """The bench of one point."""
-        from bank_tools.variant import Variant
-        from edge_uad.masking import default_kernel
+        from bank_tools.evaluation.variant import Variant
+        from edge_uad.inference.masking import default_kernel
 
         model = self._model_for(point)
         recipe = self.recipe
@@ -165,7 +165,7 @@ class _Workshop:
         if not changes:
             return self.model
         if self.other is None or self.other[0] != changes:
-            from edge_uad.assemble import load_backbone_for_many
+            from edge_uad.runtime.assemble import load_backbone_for_many
 
             other, _ = load_backbone_for_many(
                 _variant_path(self.model, changes),
@@ -222,7 +222,7 @@ def _whole(knob: str, changes: dict[str, str]) -> int:
 
 def _check(point: "Point", recipe: "Recipe", model: "Backbone") -> None:
     """Refuse what cannot be measured before the first hour of work."""
-    from bank_tools.variant import Variant
+    from bank_tools.evaluation.variant import Variant
 
     point.applied(Variant(recipe=recipe))
     point.n_good(None)

@@ -14,8 +14,8 @@ from edge_uad.cli.options import JsonOption, ModelOption, ProviderOption, Search
 from edge_uad.errors import UsageError
 
 if TYPE_CHECKING:
-    from bank_tools.bench_frames import EncodedFrames
-    from bank_tools.bench_results import BenchResult
+    from bank_tools.bench.frames import EncodedFrames
+    from bank_tools.bench.results import BenchResult
 
 BUSY_SHARE = 0.05
 """Of the machine, taken by other programs: above it, times say as much of them as of this one."""
@@ -55,12 +55,12 @@ def bench(
 
     Example: [bold]edge-uad bench parts/ --bank bank.safetensors --frames 200[/bold]
     """
-    from bank_tools.bench import run_bench
-    from bank_tools.bench_bank import saved_bank_of
-    from bank_tools.bench_machine import OtherPrograms
-    from bank_tools.bench_results import Asked
-    from edge_uad.assemble import load_backbone, load_inspector
-    from edge_uad.settings import MAX_STATIONS
+    from bank_tools.bench.bank import saved_bank_of
+    from bank_tools.bench.machine import OtherPrograms
+    from bank_tools.bench.results import Asked
+    from bank_tools.bench.run import run_bench
+    from edge_uad.runtime.assemble import load_backbone, load_inspector
+    from edge_uad.runtime.settings import MAX_STATIONS
 
     sizes = whole_numbers(batches, "--batch")
     if sizes[-1] > MAX_STATIONS:
@@ -94,7 +94,7 @@ def bench(
 
 
 def _frames(named: list[str] | None) -> "EncodedFrames":
-    from bank_tools.bench_frames import frames_from_files, packaged_frames
+    from bank_tools.bench.frames import frames_from_files, packaged_frames
 
     return frames_from_files(named) if named else packaged_frames()
 
@@ -102,8 +102,8 @@ def _frames(named: list[str] | None) -> "EncodedFrames":
 def _tell(result: "BenchResult", others_share: float | None, *, as_json: bool) -> None:
     import dataclasses
 
-    from bank_tools.bench_machine import machine
-    from bank_tools.bench_tables import tables_of
+    from bank_tools.bench.machine import machine
+    from bank_tools.bench.tables import tables_of
 
     named = machine()
     if as_json:

@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from edge_uad.cli.console import DECISION_STYLES
-from edge_uad.wire import Json
+from edge_uad.net.wire import Json
 
 STATE_STYLES = {"running": "green", "ended": "cyan", "reconnecting": "bold yellow", "silent": "bold red"}
 SILENT_AFTER_S = 3.0

@@ -28,7 +28,7 @@ from edge_uad.cli.options import (
 from edge_uad.records import Geometry
 
 if TYPE_CHECKING:
-    from bank_tools.build import BuiltBank, GoodImages
+    from bank_tools.bank.build import BuiltBank, GoodImages
     from edge_uad.records import BankManifest
 
 SHOWN_FILES = 20
@@ -65,12 +65,12 @@ def build_bank(
 
     Example: [bold]edge-uad build-bank normals/ --out bank.safetensors --false-alarm-rate 0.02[/bold]
     """
-    from bank_tools.build import build_bank as build
-    from bank_tools.build import embedder_for, look_at, recipe_for
-    from bank_tools.frames import frames_of
-    from edge_uad.assemble import load_backbone_for_many
-    from edge_uad.bank import check_writable
+    from bank_tools.bank.build import build_bank as build
+    from bank_tools.bank.build import embedder_for, look_at, recipe_for
+    from edge_uad.inference.bank import check_writable
+    from edge_uad.runtime.assemble import load_backbone_for_many
     from edge_uad.sources import recorded_source, reduce_decoding
+    from edge_uad.sources.recorded import frames_of
 
     check_writable(out)
     source, total = recorded_source(normals)
@@ -114,8 +114,8 @@ def _tell_skipped(images: "GoodImages") -> None:
 def _warn_of_weak_calibration(images: "GoodImages", built: "BuiltBank") -> None:
     import numpy as np
 
-    from bank_tools.calibrate import outliers
-    from edge_uad.scoring import calibration_images_needed
+    from bank_tools.bank.calibrate import outliers
+    from edge_uad.inference.scoring import calibration_images_needed
 
     manifest = built.bank.manifest
     needed = calibration_images_needed(manifest.false_alarm_rate)

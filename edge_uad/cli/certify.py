@@ -52,10 +52,10 @@ def certify(
     Example: [bold]edge-uad certify int8.onnx --against fp32.onnx --good parts/ --test test/[/bold]
     """
     _require_onnx()
-    from bank_tools.certify import CertifiedWith, certificate_of, check_pair, judge
-    from edge_uad.assemble import load_backbone
-    from edge_uad.backbones import open_backbone
-    from edge_uad.backbones.certificate import runtime_of, shortfalls
+    from bank_tools.bank.certify import CertifiedWith, certificate_of, check_pair, judge
+    from edge_uad.inference.backbones import open_backbone
+    from edge_uad.inference.backbones.certificate import runtime_of, shortfalls
+    from edge_uad.runtime.assemble import load_backbone
     from edge_uad.sources.folder import image_files
     from export.certified import write_certificate
 

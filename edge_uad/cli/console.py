@@ -39,7 +39,7 @@ class TerminalProgress:
 
     @contextmanager
     def step(self, label: str, total: int | None, unit: str) -> Iterator[Callable[[int], None]]:
-        """See :class:`bank_tools.progress.Progress`."""
+        """See :class:`edge_uad.progress.Progress`."""
         bar = Progress(
             TextColumn("{task.description:<12}"),
             BarColumn(bar_width=30),

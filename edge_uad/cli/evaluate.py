@@ -48,8 +48,8 @@ from edge_uad.records import Geometry
 
 if TYPE_CHECKING:
     from bank_tools.datasets import Dataset
-    from bank_tools.evaluation import Bench
-    from bank_tools.results import Outcome
+    from bank_tools.evaluation.detection import Bench
+    from bank_tools.evaluation.results import Outcome
 
 
 class Task(StrEnum):
@@ -102,11 +102,11 @@ def evaluate(
 
     Example: [bold]edge-uad evaluate mvtec/ --task defect --categories bottle,screw --out runs/mvtec[/bold]
     """
-    from bank_tools.build import recipe_for
-    from bank_tools.evaluation_report import write_report
-    from bank_tools.results import check_out, write_results
-    from bank_tools.variant import Variant, parse_scales
-    from edge_uad.assemble import load_backbone_for_many
+    from bank_tools.bank.build import recipe_for
+    from bank_tools.evaluation.results import check_out, write_results
+    from bank_tools.evaluation.variant import Variant, parse_scales
+    from bank_tools.report.evaluation import write_report
+    from edge_uad.runtime.assemble import load_backbone_for_many
 
     numbers = whole_numbers(shots, "--shots")
     box = parse_roi(roi)
@@ -153,7 +153,7 @@ def evaluate(
 def _run(
     task: Task, dataset: "Dataset", bench: "Bench", *, good: int | None, shots: tuple[int, ...], seeds: int
 ) -> "Outcome":
-    from bank_tools.tasks import all_in_one, clusters, each_category, few_good
+    from bank_tools.evaluation.tasks import all_in_one, clusters, each_category, few_good
 
     match task:
         case Task.DEFECT | Task.SEMANTIC:

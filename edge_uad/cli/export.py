@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from edge_uad.cache import DEFAULT_INPUT_PX
 from edge_uad.cli.console import console, stderr, warn
 from edge_uad.cli.model import has_export_extra
 from edge_uad.errors import MissingExtraError, UsageError
+from edge_uad.runtime.cache import DEFAULT_INPUT_PX
 
 if TYPE_CHECKING:
     from export.parity import Difference

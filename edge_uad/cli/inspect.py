@@ -35,13 +35,13 @@ def inspect(
 
     Example: [bold]edge-uad inspect parts/ --bank bank.safetensors --heatmaps overlays/[/bold]
     """
-    from bank_tools.frames import frames_of
-    from bank_tools.in_order import in_order
-    from bank_tools.overlays import OverlayFolder
-    from edge_uad.assemble import load_backbone_for_many, load_inspector
+    from edge_uad.outputs.overlays import OverlayFolder
     from edge_uad.records import AnyFrame, Frame, Verdict
+    from edge_uad.runtime.assemble import load_backbone_for_many, load_inspector
+    from edge_uad.runtime.in_order import in_order
     from edge_uad.sources import reduce_decoding
     from edge_uad.sources.folder import FolderSource, image_files
+    from edge_uad.sources.recorded import frames_of
 
     files = [file for named in images for file in image_files(named)]
     folder = None if heatmaps is None else OverlayFolder(heatmaps, files)
@@ -73,7 +73,7 @@ def inspect(
 
 
 def _tell(verdict: "Verdict", *, as_json: bool) -> None:
-    from edge_uad.wire import header_of
+    from edge_uad.net.wire import header_of
 
     if as_json:
         typer.echo(json.dumps(header_of(verdict), ensure_ascii=False))

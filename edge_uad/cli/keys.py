@@ -21,7 +21,7 @@ def keys(
 
     Example: [bold]edge-uad keys /etc/edge-uad/keys --name line[/bold]
     """
-    from edge_uad.curve import write_key_pair
+    from edge_uad.net.keys import write_key_pair
 
     public, secret = write_key_pair(folder, name)
     typer.echo(public)

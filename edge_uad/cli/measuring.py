@@ -7,18 +7,18 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from edge_uad.cache import cache_dir
 from edge_uad.cli.console import console, stderr, warn
 from edge_uad.cli.options import Provider, SearchDevice
 from edge_uad.errors import UsageError
+from edge_uad.runtime.cache import cache_dir
 
 if TYPE_CHECKING:
     from bank_tools.datasets import Dataset
-    from bank_tools.evaluation import Bench, CategoryResult
-    from bank_tools.progress import Progress
-    from bank_tools.results import ResultTable
-    from bank_tools.variant import Variant
+    from bank_tools.evaluation.detection import Bench, CategoryResult
+    from bank_tools.evaluation.results import ResultTable
+    from bank_tools.evaluation.variant import Variant
     from edge_uad.interfaces import Backbone
+    from edge_uad.progress import Progress
 
 GIB = 2**30
 SHOWN_WARNINGS = 20
@@ -80,11 +80,11 @@ def make_bench(
     on_category: "Callable[[CategoryResult], None]" = lambda _: None,
 ) -> "Bench":
     """The stages, the cache and the kept steps."""
-    from bank_tools.build import embedder_for
-    from bank_tools.embedding_cache import EmbeddingCache
-    from bank_tools.evaluation import Bench
-    from bank_tools.looking import Looker
-    from bank_tools.steps import StepStore
+    from bank_tools.bank.build import embedder_for
+    from bank_tools.evaluation.detection import Bench
+    from bank_tools.evaluation.embedding import Looker
+    from bank_tools.evaluation.embedding_cache import EmbeddingCache
+    from bank_tools.evaluation.step_cache import StepStore
 
     recipe = variant.recipe
     embedder = embedder_for(backbone, recipe, bpm_soft=variant.bpm_soft)
@@ -110,7 +110,7 @@ def make_bench(
 
 def tell_category(result: "CategoryResult") -> None:
     """One line when a category is done."""
-    from bank_tools.metrics import show
+    from bank_tools.metrics.image import show
 
     stderr.print(
         f"{result.name}: image AUROC {show(result.image.auroc)}, {result.n_good} good, {len(result.judged)} test",

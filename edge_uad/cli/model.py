@@ -3,9 +3,9 @@
 from importlib.util import find_spec
 from pathlib import Path
 
-from edge_uad.cache import DEFAULT_BACKBONE, default_model_path
 from edge_uad.cli.console import stderr
 from edge_uad.errors import ModelError
+from edge_uad.runtime.cache import DEFAULT_BACKBONE, default_model_path
 
 EXPORT_PACKAGES = ("torch", "onnx", "onnxscript")
 """What the [export] extra brings."""

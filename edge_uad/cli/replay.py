@@ -37,8 +37,8 @@ def replay(
     Example: [bold]edge-uad replay verdicts.jsonl --bank bank.safetensors[/bold]
     """
     from bank_tools.replay import replayed
-    from edge_uad.assemble import load_backbone, load_inspector
-    from edge_uad.audit import read_entries
+    from edge_uad.outputs.audit import read_entries
+    from edge_uad.runtime.assemble import load_backbone, load_inspector
 
     found = [(log, entry) for log in logs for _, entry in read_entries(log)]
     inspector = load_inspector(load_backbone(model_or_default(model), threads=threads), bank, search_threads=threads)
@@ -57,7 +57,7 @@ def replay(
 
 
 def _tell(one: "Replayed", *, as_json: bool) -> None:
-    from edge_uad.wire import header_of
+    from edge_uad.net.wire import header_of
 
     if as_json:
         now = None if one.verdict is None else header_of(one.verdict)

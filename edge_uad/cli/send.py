@@ -7,9 +7,9 @@ import typer
 
 from edge_uad.cli.console import TerminalProgress, stderr
 from edge_uad.cli.options import ClientKeyOption, ServerKeyOption
-from edge_uad.endpoints import DEFAULT_FRAME_ENDPOINT
 from edge_uad.errors import UsageError
-from edge_uad.wire import DEFAULT_STATION, MAX_STATION_CHARS
+from edge_uad.net.endpoints import DEFAULT_FRAME_ENDPOINT
+from edge_uad.net.wire import DEFAULT_STATION, MAX_STATION_CHARS
 
 
 def send(
@@ -36,7 +36,7 @@ def send(
 
     Example: [bold]edge-uad send parts/ --to tcp://127.0.0.1:5560 --rate 10[/bold]
     """
-    from edge_uad.curve import load_client_keys
+    from edge_uad.net.keys import load_client_keys
     from edge_uad.sources.folder import image_files, part_name, root_of
     from edge_uad.sources.sender import SEND_ENCODINGS, FrameSender, frame_message
 

@@ -11,18 +11,18 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
-from edge_uad.aside import Aside
 from edge_uad.cli.model import model_or_default
 from edge_uad.cli.options import ModelOption, SearchDevice
 from edge_uad.errors import UsageError
-from edge_uad.wire import DEFAULT_STATION
+from edge_uad.net.wire import DEFAULT_STATION
+from edge_uad.runtime.background import Aside
 
 if TYPE_CHECKING:
-    from edge_uad.settings import Settings
-    from edge_uad.signals import Signals
-    from edge_uad.sinks import FanOut
-    from edge_uad.station import Station
-    from edge_uad.swap import BankWatch
+    from edge_uad.outputs.fan_out import FanOut
+    from edge_uad.runtime.reload import BankWatch
+    from edge_uad.runtime.settings import Settings
+    from edge_uad.runtime.signals import Signals
+    from edge_uad.runtime.station import Station
 
 LOAD_WAIT_S = 0.05
 """How often a stop is looked for while the model is loaded."""
@@ -96,7 +96,7 @@ def serve(
 
     Example: [bold]edge-uad serve --camera 0 --bank bank.safetensors[/bold]
     """
-    from edge_uad.signals import Signals
+    from edge_uad.runtime.signals import Signals
 
     _start_log()
     stop = Signals()
@@ -110,8 +110,8 @@ def serve(
             raise typer.Exit(0)
         stations, sink, banks = _loaded(settings, wake, stop)
 
-        from edge_uad.assemble import frames_side_by_side
-        from edge_uad.daemon import Daemon
+        from edge_uad.runtime.assemble import frames_side_by_side
+        from edge_uad.runtime.daemon import Daemon
 
         _tell_start(settings, stations, sink.endpoint)
         daemon = Daemon(
@@ -142,10 +142,10 @@ def _leave(code: int) -> NoReturn:
 
 def _loaded(settings: "Settings", wake: Event, stop: "Signals") -> "tuple[list[Station], FanOut, BankWatch]":
     """The line, made in a thread of its own: a model takes its time to load, and a stop must not wait for that."""
-    from edge_uad.systemd import Notifier
+    from edge_uad.runtime.systemd import Notifier
 
     def load() -> "tuple[list[Station], FanOut, BankWatch]":
-        from edge_uad.assemble import assemble_line
+        from edge_uad.runtime.assemble import assemble_line
 
         return assemble_line(settings, model_or_default(settings.model), wake=wake.set)
 
@@ -160,7 +160,7 @@ def _loaded(settings: "Settings", wake: Event, stop: "Signals") -> "tuple[list[S
 
 def _stop_loading(loading: "Aside[Any]", stop: "Signals") -> None:
     """Return where the loading ends at once by itself: the daemon then stops as ever; else leave it behind."""
-    from edge_uad.systemd import Notifier
+    from edge_uad.runtime.systemd import Notifier
 
     Notifier().stopping()
     until_s = time.monotonic() + LOAD_END_S
@@ -172,7 +172,7 @@ def _stop_loading(loading: "Aside[Any]", stop: "Signals") -> None:
 
 
 def _settings(config: Path | None, single: dict[str, Any], shared: dict[str, Any], *, insecure: bool) -> "Settings":
-    from edge_uad.settings import load_settings, make_settings
+    from edge_uad.runtime.settings import load_settings, make_settings
 
     if config is None:
         return make_settings(_content(single, shared, insecure=insecure), name="edge-uad serve")

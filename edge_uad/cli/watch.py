@@ -12,12 +12,12 @@ import typer
 from edge_uad.cli.board import Board, plain_line
 from edge_uad.cli.console import console, warn
 from edge_uad.cli.options import ClientKeyOption, JsonOption, ServerKeyOption
-from edge_uad.endpoints import DEFAULT_VERDICT_ENDPOINT
 from edge_uad.errors import EdgeUadError, FrameError
-from edge_uad.wire import MAX_IMAGE_BYTES, Json, check_header, decode_message
+from edge_uad.net.endpoints import DEFAULT_VERDICT_ENDPOINT
+from edge_uad.net.wire import MAX_IMAGE_BYTES, Json, check_header, decode_message
 
 if TYPE_CHECKING:
-    from edge_uad.curve import ClientKeys
+    from edge_uad.net.keys import ClientKeys
 
 POLL_MS = 200
 REDRAWS_HZ = 8
@@ -45,7 +45,7 @@ def watch(
 
     Example: [bold]edge-uad watch --json --count 60[/bold]
     """
-    from edge_uad.curve import load_client_keys
+    from edge_uad.net.keys import load_client_keys
 
     messages = _messages(endpoint, timeout_s, load_client_keys(server_key, client_key))
     seen = 0
@@ -92,8 +92,8 @@ def _messages(endpoint: str, timeout_s: float | None, keys: "ClientKeys | None")
     """Headers as they come; None where none came for a moment."""
     import zmq
 
-    from edge_uad.curve import use_client_keys
-    from edge_uad.endpoints import connect
+    from edge_uad.net.endpoints import connect
+    from edge_uad.net.keys import use_client_keys
 
     until_s = None if timeout_s is None else time.monotonic() + timeout_s
     with zmq.Context() as context, context.socket(zmq.SUB) as socket:

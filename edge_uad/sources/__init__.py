@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
-from edge_uad.curve import ServerKeys
-from edge_uad.endpoints import shown_url, split_endpoint
 from edge_uad.errors import UsageError
 from edge_uad.interfaces import DecodingSource, FrameSource
+from edge_uad.net.endpoints import shown_url, split_endpoint
+from edge_uad.net.keys import ServerKeys
 
 _STREAM_SCHEMES = ("rtsp://", "rtsps://", "http://", "https://", "udp://", "rtmp://", "srt://")
 _ZMQ_SCHEMES = ("tcp://", "ipc://")

@@ -12,7 +12,7 @@ from typing import TypeVar
 from edge_uad.errors import EdgeUadError, SourceEndedError, SourceLostError
 from edge_uad.interfaces import DrainableSource, FrameSource, ReplaceableSource
 from edge_uad.records import AnyFrame, StationState
-from edge_uad.sources.slot import Lane
+from edge_uad.sources.queues import Lane
 
 READ_TIMEOUT_S = 0.2
 """How long a read waits for a frame before it looks whether to stop."""

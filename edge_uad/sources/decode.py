@@ -15,8 +15,8 @@ import numpy as np
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from edge_uad.errors import FrameError
+from edge_uad.net.wire import MAX_IMAGE_BYTES, RAW_CHANNELS
 from edge_uad.records import UInt8
-from edge_uad.wire import MAX_IMAGE_BYTES, RAW_CHANNELS
 
 MAX_IMAGE_PIXELS = 100_000_000
 """Larger pictures are refused by their header, before a byte of them is decoded."""

@@ -15,11 +15,11 @@ from typing import Self
 import zmq
 from PIL import Image
 
-from edge_uad.curve import ClientKeys, use_client_keys
-from edge_uad.endpoints import AnySocket, connect, split_endpoint
 from edge_uad.errors import EdgeUadError, FrameError
+from edge_uad.net.endpoints import AnySocket, connect, split_endpoint
+from edge_uad.net.keys import ClientKeys, use_client_keys
+from edge_uad.net.wire import FrameMessage, encode_frame
 from edge_uad.sources.decode import decode_image, read_bytes, stored_size
-from edge_uad.wire import FrameMessage, encode_frame
 
 SEND_ENCODINGS = ("as-is", "jpeg", "png", "rgb8")
 JPEG_QUALITY = 95

@@ -4,8 +4,8 @@ from typing import NoReturn
 
 import cv2
 
-from edge_uad.endpoints import shown_url
 from edge_uad.errors import SourceLostError
+from edge_uad.net.endpoints import shown_url
 from edge_uad.sources.opencv import LiveOpenCvSource
 
 OPEN_TIMEOUT_S = 10.0

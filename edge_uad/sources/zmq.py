@@ -5,12 +5,12 @@ from typing import Literal
 
 import zmq
 
-from edge_uad.curve import Doorkeeper, ServerKeys
-from edge_uad.endpoints import AnySocket, bind, check_endpoint
 from edge_uad.errors import EndpointError, FrameError, SourceEndedError, SourceLostError
+from edge_uad.net.endpoints import AnySocket, bind, check_endpoint
+from edge_uad.net.keys import Doorkeeper, ServerKeys
+from edge_uad.net.wire import MAX_IMAGE_BYTES, FrameMessage, claimed_identity, decode_frame
 from edge_uad.records import Frame, UnreadableFrame
 from edge_uad.sources.decode import MAX_IMAGE_PIXELS, Picture, decode_picture, decode_raw
-from edge_uad.wire import MAX_IMAGE_BYTES, FrameMessage, claimed_identity, decode_frame
 
 Pattern = Literal["pull", "sub"]
 

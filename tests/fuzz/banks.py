@@ -11,8 +11,8 @@ from pathlib import Path
 import atheris
 
 with atheris.instrument_imports(include=["edge_uad"]):
-    from edge_uad.bank import PatchBank
     from edge_uad.errors import BankError
+    from edge_uad.inference.bank import PatchBank
 from tests.banks import random_bank
 
 TARGET = Path("build/fuzz/bank.safetensors")

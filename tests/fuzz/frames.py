@@ -12,8 +12,8 @@ import msgpack
 
 with atheris.instrument_imports(include=["edge_uad", "PIL"]):
     from edge_uad.errors import FrameError
+    from edge_uad.net.wire import ENCODINGS, claimed_identity, decode_frame, decode_message
     from edge_uad.sources.zmq import _picture
-    from edge_uad.wire import ENCODINGS, claimed_identity, decode_frame, decode_message
 
 MAX_PIXELS, LEAST_SIDE_PX = 1_000_000, 16
 STARTS = (b"", b"\xff\xd8\xff\xe0\x00\x10JFIF\x00", b"\x89PNG\r\n\x1a\n\x00\x00\x00\rIHDR", b"\x89PNG\r\n\x1a\n")

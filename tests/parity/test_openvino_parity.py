@@ -7,13 +7,13 @@ import pytest
 
 pytest.importorskip("openvino", reason="the [openvino] extra is not installed")
 
-from edge_uad.assemble import load_backbone, load_inspector  # after the skip
-from edge_uad.backbones import open_backbone  # as above
 from edge_uad.errors import ModelError  # as above
+from edge_uad.inference.backbones import open_backbone  # as above
 from edge_uad.interfaces import Backbone  # as above
 from edge_uad.records import Frame  # as above
+from edge_uad.runtime.assemble import load_backbone, load_inspector  # after the skip
 from edge_uad.sources.decode import read_image  # as above
-from tests.unit.test_backbones import drawn_model  # as above
+from tests.unit.inference.test_backbones import drawn_model  # as above
 
 
 @pytest.fixture(scope="module")

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from edge_uad.preprocess import Preprocessor
+from edge_uad.inference.preprocess import Preprocessor
 from edge_uad.records import Geometry
 
 torch = pytest.importorskip("torch", reason="the [export] extra is not installed")

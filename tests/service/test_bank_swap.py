@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from edge_uad.bank import PatchBank
+from edge_uad.inference.bank import PatchBank
 from tests.conftest import edge_uad
 from tests.processes import Running
 

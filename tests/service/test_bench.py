@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from bank_tools.bench_line import ServedLine, line_content
+from bank_tools.bench.line import ServedLine, line_content
 from edge_uad.errors import EdgeUadError
 from tests.conftest import edge_uad
 

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from edge_uad.bank import PatchBank
+from edge_uad.inference.bank import PatchBank
 from tests.conftest import edge_uad
 from tests.parts import draw_part
 

@@ -13,11 +13,11 @@ from tests.conftest import edge_uad
 torch = pytest.importorskip("torch", reason="the [export] extra is not installed")
 pytest.importorskip("sklearn", reason="the [evaluate] extra is not installed")
 
-from edge_uad.assemble import load_backbone  # noqa: E402  # after the skip
-from edge_uad.backbones import open_backbone  # noqa: E402  # as above
-from edge_uad.backbones.certificate import require_certificate  # noqa: E402  # as above
 from edge_uad.cli import app  # noqa: E402  # as above
 from edge_uad.errors import ModelError  # noqa: E402  # as above
+from edge_uad.inference.backbones import open_backbone  # noqa: E402  # as above
+from edge_uad.inference.backbones.certificate import require_certificate  # noqa: E402  # as above
+from edge_uad.runtime.assemble import load_backbone  # noqa: E402  # after the skip
 from tests.models import random_vit  # noqa: E402  # as above
 
 CUSTOM = ("--arch", "vit_tiny", "--patch", 16, "--input", 64, "--layers", "0-1", "--attention-layer", 1)

@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 import zmq
 
-from edge_uad.curve import (
+from edge_uad.errors import EdgeUadError
+from edge_uad.net.keys import (
     ClientKeys,
     Doorkeeper,
     KeyPair,
@@ -23,12 +24,11 @@ from edge_uad.curve import (
     use_client_keys,
     write_key_pair,
 )
-from edge_uad.errors import EdgeUadError
-from edge_uad.publish import ZmqPublisher
+from edge_uad.net.wire import FrameMessage, decode_message
+from edge_uad.outputs.zmq import ZmqPublisher
 from edge_uad.records import Frame
 from edge_uad.sources.sender import FrameSender
 from edge_uad.sources.zmq import Pattern, ZmqSource
-from edge_uad.wire import FrameMessage, decode_message
 from tests.conftest import edge_uad
 from tests.fakes import frame, green_inspector, picture, until
 from tests.processes import Running

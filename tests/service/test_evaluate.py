@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from edge_uad.bank import PatchBank
+from edge_uad.inference.bank import PatchBank
 from tests.conftest import edge_uad
 from tests.processes import Running
 from tests.trees import write_tree

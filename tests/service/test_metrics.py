@@ -15,10 +15,10 @@ from pathlib import Path
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from edge_uad.archive import Archive
-from edge_uad.audit import AuditLog
 from edge_uad.errors import EndpointError
-from edge_uad.metrics import MAX_CONNECTIONS, Metrics, MetricsServer
+from edge_uad.outputs.archive import Archive
+from edge_uad.outputs.audit import AuditLog
+from edge_uad.outputs.metrics import MAX_CONNECTIONS, Metrics, MetricsServer
 from edge_uad.records import StationState, StationStatus
 from edge_uad.stages import STAGES
 from tests.conftest import edge_uad

@@ -13,7 +13,7 @@ import pytest
 
 from edge_uad.records import Frame, StationState
 from edge_uad.sources.capture import Backoff, Capture
-from edge_uad.sources.slot import BoundedQueue
+from edge_uad.sources.queues import BoundedQueue
 from edge_uad.sources.stream import StreamSource
 from tests.fakes import until
 

@@ -17,13 +17,13 @@ import zmq
 from PIL import Image
 
 from edge_uad.errors import EndpointError
-from edge_uad.overlay import LONGEST_SIDE_PX
-from edge_uad.pictures import WAITING_PER_STATION, Overlay
-from edge_uad.publish import DEFAULT_QUEUE_MESSAGES, HeatmapPolicy, ZmqPublisher
+from edge_uad.inference.overlay import LONGEST_SIDE_PX
+from edge_uad.net.wire import decode_message
+from edge_uad.outputs.heatmaps import WAITING_PER_STATION, Overlay
+from edge_uad.outputs.zmq import DEFAULT_QUEUE_MESSAGES, HeatmapPolicy, ZmqPublisher
 from edge_uad.records import Frame, StationState, StationStatus, UInt8, UnreadableFrame, Verdict
 from edge_uad.sources.decode import decode_image
 from edge_uad.stages import PUBLISHING_STAGES, StageTimer
-from edge_uad.wire import decode_message
 from tests.fakes import RED, frame, green_inspector
 from tests.processes import Running
 

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from edge_uad.assemble import load_backbone, load_inspector
-from edge_uad.audit import read_entries
-from edge_uad.bank import PatchBank
 from edge_uad.errors import ArtefactError
+from edge_uad.inference.bank import PatchBank
+from edge_uad.outputs.audit import read_entries
+from edge_uad.runtime.assemble import load_backbone, load_inspector
 from tests.conftest import edge_uad
 from tests.fakes import until
 from tests.processes import Running

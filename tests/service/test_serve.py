@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import zmq
 
-from edge_uad.bank import PatchBank
+from edge_uad.inference.bank import PatchBank
 from tests.conftest import edge_uad
 from tests.processes import PATIENCE_S, Running
 

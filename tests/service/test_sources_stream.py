@@ -16,7 +16,7 @@ from edge_uad.interfaces import ReplaceableSource
 from edge_uad.records import Frame, StationState
 from edge_uad.sources.camera import CameraSource
 from edge_uad.sources.capture import Backoff, Capture
-from edge_uad.sources.slot import BoundedQueue
+from edge_uad.sources.queues import BoundedQueue
 from edge_uad.sources.stream import StreamSource
 from edge_uad.sources.video import VideoSource
 from tests.fakes import until

@@ -15,10 +15,10 @@ import zmq
 from PIL import Image
 
 from edge_uad.errors import EdgeUadError, EndpointError, SourceEndedError
+from edge_uad.net.wire import MAX_IMAGE_BYTES, FrameMessage, encode_frame
 from edge_uad.records import Frame, UnreadableFrame
 from edge_uad.sources.sender import SEND_ENCODINGS, FrameSender, frame_message
 from edge_uad.sources.zmq import Pattern, ZmqSource
-from edge_uad.wire import MAX_IMAGE_BYTES, FrameMessage, encode_frame
 from tests import parts as drawn
 from tests.fakes import picture, until
 from tests.processes import Running

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from edge_uad import errors
-from edge_uad.daemon import CLOSE_S, RELEASE_S
-from edge_uad.settings import Settings
+from edge_uad.runtime.daemon import CLOSE_S, RELEASE_S
+from edge_uad.runtime.settings import Settings
 
 UNIT = Path(__file__).parents[2] / "systemd" / "edge-uad.service"
 MAX_EXPOSURE = 2.0

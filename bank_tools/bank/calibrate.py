@@ -1,0 +1,133 @@
+"""Scores of good images as if the bank had never seen them: where the threshold comes from.
+
+Leaving an image's patches out of the finished coreset would not do: the coreset holds exactly those of its patches
+that lie far from all others, and no substitutes for them, so that the image would score against holes of its own
+making (docs/calibration.md has figures). Instead the images are dealt into folds, and each fold is scored against a
+coreset of the others, made by the same recipe.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from bank_tools.bank.coreset import greedy_coreset
+from edge_uad.inference.inspector import ForegroundEmbedding
+from edge_uad.inference.scoring import image_score
+from edge_uad.inference.search import PatchSearch, SearchDevice
+from edge_uad.records import Float32, Int, PatchDistances
+
+OUTER_FENCE_IQR = 3.0
+FEWEST_FOLDS = 5
+IMAGES_IN_ALL_FOLDS = 1000
+
+Search = Callable[[ForegroundEmbedding], PatchDistances]
+"""An image's patches against some bank."""
+
+
+@dataclass(frozen=True, slots=True)
+class Coreset:
+    """The patches kept of some images."""
+
+    patches: Float32
+    """(M, D), images in order."""
+    patch_image: Int
+    """(M,), ascending: the image each came from."""
+
+
+def thin_out(
+    seen: Sequence[ForegroundEmbedding],
+    *,
+    ratio: float,
+    seed: int,
+    on_chosen: Callable[[int], None] = lambda _: None,
+) -> Coreset:
+    """The coreset of all foreground patches of some images, each by its own mask."""
+    counts = [int(one.mask.foreground.sum()) for one in seen]
+    patches = np.concatenate([one.embedding.tokens[one.mask.foreground] for one in seen])
+    rows = greedy_coreset(patches, ratio=ratio, seed=seed, on_chosen=on_chosen)
+    patch_image = np.repeat(np.arange(len(seen)), counts)
+    return Coreset(np.ascontiguousarray(patches[rows]), patch_image[rows])
+
+
+def fold_count(n_images: int) -> int:
+    """How many folds: one per image where they are few, fewer where each costs more, never below five."""
+    return min(n_images, max(FEWEST_FOLDS, IMAGES_IN_ALL_FOLDS // n_images))
+
+
+def cross_scores(
+    seen: Sequence[ForegroundEmbedding],
+    *,
+    coreset_ratio: float,
+    seed: int,
+    top_ratio: float,
+    neighbours: int,
+    search_device: SearchDevice = "cpu",
+    search_threads: int = 0,
+    on_scored: Callable[[int], None] = lambda _: None,
+) -> Float32:
+    """Score every good image against a coreset of the images of the other folds.
+
+    Args:
+        seen: the good images, at least two.
+        coreset_ratio: as of the bank.
+        seed: of the folds and the coresets.
+        top_ratio: as in inspection.
+        neighbours: as in inspection.
+        search_device: cpu or gpu.
+        search_threads: of the CPU; 0 for one per core.
+        on_scored: called with the number of images scored since its last call.
+
+    Returns:
+        float32 (n,), in the order of ``seen``.
+    """
+
+    def search_among(others: Sequence[ForegroundEmbedding]) -> Search:
+        patches = thin_out(others, ratio=coreset_ratio, seed=seed).patches
+        search = PatchSearch(patches, device=search_device, threads=search_threads)
+        return lambda one: search.distances(one.embedding, one.mask, neighbours=neighbours)
+
+    scores = np.empty(len(seen), np.float32)
+    for image, distances in cross_distances(seen, search_among, seed=seed):
+        scores[image] = image_score(distances, top_ratio=top_ratio)
+        on_scored(1)
+    return scores
+
+
+def cross_distances(
+    seen: Sequence[ForegroundEmbedding],
+    search_among: Callable[[Sequence[ForegroundEmbedding]], Search],
+    *,
+    seed: int,
+    views: int = 1,
+) -> Iterator[tuple[int, PatchDistances]]:
+    """Each good image's patches against a bank of the images of the other folds.
+
+    Args:
+        seen: the good images, at least two; where ``views`` is above 1, so many views of each, side by side: all of
+            them go into banks, the first alone is scored.
+        search_among: makes a bank of some images, as the one in use is made of all, and searches it.
+        seed: of the folds.
+        views: how many views of each image there are.
+
+    Yields:
+        The image's number and its distances, fold by fold.
+    """
+    n_images = len(seen) // views
+    n_folds = fold_count(n_images)
+    fold_of = np.random.default_rng(seed).permutation(n_images) % n_folds
+    for fold in range(n_folds):
+        search = search_among([one for index, one in enumerate(seen) if fold_of[index // views] != fold])
+        for image in np.flatnonzero(fold_of == fold).tolist():
+            yield image, search(seen[image * views])
+
+
+def outliers(scores: Float32) -> list[int]:
+    """Images that score far above the other good ones: beyond Tukey's outer fence, Q3 + 3·IQR; highest first.
+
+    Args:
+        scores: (n,), one per image.
+    """
+    lower, upper = np.quantile(scores, [0.25, 0.75])
+    far = np.flatnonzero(scores > upper + OUTER_FENCE_IQR * (upper - lower))
+    return [int(image) for image in far[np.argsort(-scores[far])]]

@@ -1,0 +1,1 @@
+"""Tasks, ablations and clustering on labelled datasets."""

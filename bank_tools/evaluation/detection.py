@@ -1,0 +1,248 @@
+"""The detection tasks of ALGORITHM §6: products one by one, all in one bank, few good images."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from bank_tools.datasets import Category, Dataset, Sample
+from bank_tools.evaluation.distance_table import DistanceTable, decision_of, distances_of, measure
+from bank_tools.evaluation.embedding import Looker
+from bank_tools.evaluation.localisation import pixel_result
+from bank_tools.evaluation.step_cache import StepStore
+from bank_tools.evaluation.variant import Variant
+from bank_tools.metrics.image import ImageMetrics, LineMetrics, image_metrics, line_metrics
+from bank_tools.metrics.pixel import PixelResult
+from edge_uad.errors import UsageError
+from edge_uad.progress import Progress
+from edge_uad.records import Float32, PatchDistances
+
+ALL_IN_ONE_BANK = "all"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Judged:
+    """One test sample and what came of it."""
+
+    sample: Sample
+    category: str
+    row: Float32
+    """(N,), its patch distances."""
+    score: float | None
+    reason: str
+    """Why it has no score; empty where it has one."""
+    decision: str | None
+    """None where there is no threshold."""
+
+    def distances(self, grid_hw: tuple[int, int]) -> PatchDistances:
+        """As the scoring stage takes them."""
+        return distances_of(self.row, grid_hw)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CategoryResult:
+    """What one category's test showed."""
+
+    name: str
+    n_good: int
+    n_patches: int
+    foreground_ratio: float | None
+    threshold: float | None
+    """None where fewer than two good images were there to calibrate it on."""
+    image: ImageMetrics
+    line: LineMetrics | None
+    pixel: PixelResult | None
+    judged: tuple[Judged, ...]
+    warnings: tuple[str, ...]
+
+    @property
+    def n_invalid(self) -> int:
+        """Test samples without a score; they stand in no AUROC, and the line rejects them."""
+        return sum(one.score is None for one in self.judged)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bench:
+    """What every measurement needs."""
+
+    looker: Looker
+    steps: StepStore
+    progress: Progress
+    variant: Variant
+    pixels: bool = True
+    """Whether heat is compared with masks."""
+    calibrated: bool = True
+    """Whether the threshold is calibrated."""
+    on_category: Callable[[CategoryResult], None] = lambda _: None
+    """Told of each category when it is done."""
+
+    @property
+    def grid_hw(self) -> tuple[int, int]:
+        """The model's."""
+        return self.looker.embedder.backbone.card.grid_hw
+
+    def seeded(self, seed: int) -> "Bench":
+        """The same with another seed."""
+        recipe = replace(self.variant.recipe, seed=seed)
+        return replace(self, variant=replace(self.variant, recipe=recipe))
+
+    def search(self, good: Sequence[Sample], test: Sequence[Sample]) -> DistanceTable:
+        """See :func:`bank_tools.evaluation.distance_table.measure`."""
+        return measure(
+            good,
+            test,
+            variant=self.variant,
+            looker=self.looker,
+            steps=self.steps,
+            progress=self.progress,
+            calibrated=self.calibrated,
+        )
+
+
+def evaluate_categories(dataset: Dataset, bench: Bench, *, n_good: int | None = None) -> list[CategoryResult]:
+    """Each category with a bank of its own good images: defect detection, or one class against the rest.
+
+    Args:
+        dataset: as read.
+        bench: how.
+        n_good: learn from so many good images, chosen by the seed; None for all.
+    """
+    results = []
+    for category in dataset.categories:
+        good = some_of(category.good, n_good, seed=bench.variant.recipe.seed)
+        result = _result(category, bench.search(good, category.test), bench)
+        bench.on_category(result)
+        results.append(result)
+    return results
+
+
+def evaluate_together(dataset: Dataset, bench: Bench, *, n_good: int | None = None) -> list[CategoryResult]:
+    """One bank of every category's good images, one threshold; each category's test against it, and all at once.
+
+    Args:
+        dataset: as read.
+        bench: how.
+        n_good: learn from so many good images of each category; None for all.
+
+    Raises:
+        UsageError: the categories are classes of one set, where the good of one are the anomalies of another.
+    """
+    if dataset.labelled_classes:
+        raise UsageError(
+            f"{dataset.root}: its categories are classes against each other, which one bank cannot hold; "
+            "use --task semantic"
+        )
+    seed = bench.variant.recipe.seed
+    good = [sample for category in dataset.categories for sample in some_of(category.good, n_good, seed=seed)]
+    table = bench.search(good, [sample for category in dataset.categories for sample in category.test])
+    results = []
+    first = 0
+    for category in dataset.categories:
+        rows = slice(first, first + len(category.test))
+        first = rows.stop
+        part = replace(table, test=table.test[rows], reasons=table.reasons[rows], key=f"{table.key}:{rows.start}")
+        results.append(_result(category, part, bench))
+        bench.on_category(results[-1])
+    return results
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shot:
+    """One bank of few good images."""
+
+    n_good: int
+    seed: int
+    category: CategoryResult
+
+
+def evaluate_low_shot(dataset: Dataset, bench: Bench, *, shots: Sequence[int], n_seeds: int) -> list[Shot]:
+    """Banks of n good images drawn with several seeds, for each category that has as many.
+
+    Args:
+        dataset: as read.
+        bench: how; the seeds count from its recipe's.
+        shots: the n.
+        n_seeds: draws of each.
+
+    Raises:
+        UsageError: no category has as many good images as the fewest asked for.
+    """
+    first_seed = bench.variant.recipe.seed
+    found = [
+        Shot(n_good=n_good, seed=seed, category=_shot(category, bench.seeded(seed), n_good))
+        for category in dataset.categories
+        for n_good in shots
+        if n_good <= len(category.good)
+        for seed in range(first_seed, first_seed + n_seeds)
+    ]
+    if not found:
+        most = max(len(category.good) for category in dataset.categories)
+        raise UsageError(f"--shots asks for at least {min(shots)} good images and there are {most}; ask for fewer")
+    return found
+
+
+def _shot(category: Category, bench: Bench, n_good: int) -> CategoryResult:
+    good = some_of(category.good, n_good, seed=bench.variant.recipe.seed)
+    result = _result(category, bench.search(good, category.test), bench)
+    bench.on_category(result)
+    return result
+
+
+def some_of(samples: Sequence[Sample], n: int | None, *, seed: int) -> Sequence[Sample]:
+    """``n`` samples drawn without replacement, in their own order; all where n is None or as many as there are."""
+    if n is None or n >= len(samples):
+        return samples
+    chosen = np.sort(np.random.default_rng(seed).choice(len(samples), n, replace=False))
+    return [samples[index] for index in chosen.tolist()]
+
+
+def _result(category: Category, table: DistanceTable, bench: Bench) -> CategoryResult:
+    recipe = bench.variant.recipe
+    threshold = table.threshold(recipe, bench.grid_hw)
+    judged = _judged(category, table, bench, threshold)
+    scored = [one for one in judged if one.score is not None]
+    warnings = [*category.warnings, *_oddities(category, table, judged)]
+    pixel = None
+    if bench.pixels and any(sample.mask_path for sample in category.test):
+        pixel, odd = pixel_result(category, table, bench.looker.embedder, bench.steps, bench.progress)
+        warnings += odd
+    return CategoryResult(
+        name=category.name,
+        n_good=table.n_good,
+        n_patches=table.n_patches,
+        foreground_ratio=table.foreground_ratio,
+        threshold=threshold,
+        image=image_metrics([one.sample.anomalous for one in scored], [one.score or 0.0 for one in scored]),
+        line=None if threshold is None else _line(judged),
+        pixel=pixel,
+        judged=tuple(judged),
+        warnings=tuple(warnings),
+    )
+
+
+def _judged(category: Category, table: DistanceTable, bench: Bench, threshold: float | None) -> list[Judged]:
+    scores = table.scores(top_ratio=bench.variant.recipe.top_ratio, grid_hw=bench.grid_hw)
+    return [
+        Judged(
+            sample=sample,
+            category=category.name,
+            row=row,
+            score=score,
+            reason=reason,
+            decision=None if threshold is None else decision_of(score, threshold).value,
+        )
+        for sample, row, score, reason in zip(category.test, table.test, scores, table.reasons, strict=True)
+    ]
+
+
+def _line(judged: Sequence[Judged]) -> LineMetrics:
+    return line_metrics([one.sample.anomalous for one in judged], [one.decision or "" for one in judged])
+
+
+def _oddities(category: Category, table: DistanceTable, judged: Sequence[Judged]) -> list[str]:
+    odd = [f"{category.name}: the good image {name} cannot be used: {reason}" for name, reason in table.skipped]
+    return odd + [
+        f"{category.name}: {one.sample.name} cannot be judged and counts as rejected: {one.reason}"
+        for one in judged
+        if one.score is None
+    ]

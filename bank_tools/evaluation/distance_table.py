@@ -1,0 +1,230 @@
+"""A bank of good samples held against test samples: the search, done once; every number is derived from its table."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+
+import numpy as np
+
+from bank_tools.bank.build import Recipe
+from bank_tools.bank.calibrate import cross_distances, fold_count
+from bank_tools.bank.coreset import coreset_size
+from bank_tools.datasets import Sample
+from bank_tools.evaluation.embedding import QUARTER_TURNS, Looked, Looker
+from bank_tools.evaluation.search import ComparedWith
+from bank_tools.evaluation.step_cache import StepStore, Tensors, digest_of
+from bank_tools.evaluation.variant import Variant
+from edge_uad import __version__
+from edge_uad.errors import FrameError, UsageError
+from edge_uad.inference.scoring import conformal_threshold, decide, image_score
+from edge_uad.progress import Progress
+from edge_uad.records import Decision, Float32, PatchDistances, UInt8
+
+NOT_IN_THE_SEARCH = ("top_ratio", "false_alarm_rate", "search_device", "search_threads")
+"""Parts of a recipe that the distances do not depend on: trying others costs no search."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DistanceTable:
+    """Every patch distance of some test samples and of the good ones, cross-fitted."""
+
+    key: str
+    """Digest of everything that decided it."""
+    test: Float32
+    """(n, N), 0 where masked; rows of samples that could not be judged are 0."""
+    reasons: tuple[str, ...]
+    """(n,), why a sample could not be judged; empty where it was."""
+    calibration: Float32
+    """(m, N), of the good samples against coresets of the others; m = 0 where there are fewer than two."""
+    foreground_ratio: float | None
+    """Mean over the samples judged; None where there are none."""
+    n_patches: int
+    """In the bank."""
+    n_good: int
+    """Good samples that the bank learned from."""
+    skipped: tuple[tuple[str, str], ...] = field(default=())
+    """Good samples that could not be used, and why."""
+
+    def scores(self, *, top_ratio: float, grid_hw: tuple[int, int]) -> list[float | None]:
+        """The anomaly score of each test sample; None for those that could not be judged."""
+        return [
+            None if reason else image_score(distances_of(row, grid_hw), top_ratio=top_ratio)
+            for row, reason in zip(self.test, self.reasons, strict=True)
+        ]
+
+    def calibration_scores(self, *, top_ratio: float, grid_hw: tuple[int, int]) -> Float32:
+        """(m,), ascending."""
+        scores = [image_score(distances_of(row, grid_hw), top_ratio=top_ratio) for row in self.calibration]
+        return np.sort(np.asarray(scores, np.float32))
+
+    def threshold(self, recipe: Recipe, grid_hw: tuple[int, int]) -> float | None:
+        """Calibrated on the good samples alone; None where there were fewer than two."""
+        calibration = self.calibration_scores(top_ratio=recipe.top_ratio, grid_hw=grid_hw)
+        return conformal_threshold(calibration, recipe.false_alarm_rate) if len(calibration) else None
+
+
+def distances_of(row: Float32, grid_hw: tuple[int, int]) -> PatchDistances:
+    """One row of a table as the stages know it; which bank patch was nearest is not kept."""
+    return PatchDistances(squared=row, nearest=np.full(len(row), -1, np.int64), grid_hw=grid_hw)
+
+
+def decision_of(score: float | None, threshold: float) -> Decision:
+    """As the daemon decides; without a score it is *invalid*."""
+    return Decision.INVALID if score is None else decide(score, threshold)
+
+
+def measure(
+    good: Sequence[Sample],
+    test: Sequence[Sample],
+    *,
+    variant: Variant,
+    looker: Looker,
+    steps: StepStore,
+    progress: Progress,
+    calibrated: bool = True,
+) -> DistanceTable:
+    """Build a bank of good samples, search it for every test sample; or read what an earlier run found.
+
+    Args:
+        good: what the bank learns.
+        test: what is scored; never looked at before its own turn.
+        variant: how.
+        looker: embeds, its masking set as the variant says.
+        steps: where finished searches are kept.
+        progress: told of every step.
+        calibrated: whether the good samples are scored against one another too.
+
+    Raises:
+        UsageError: no good sample can be used.
+    """
+    key = digest_of(_facts(good, test, variant, looker, calibrated=calibrated))
+    kept = steps.get(key)
+    if kept is None:
+        kept = _to_tensors(
+            _search(good, test, key=key, variant=variant, looker=looker, progress=progress, calibrated=calibrated)
+        )
+        steps.put(key, kept)
+    return _from_tensors(key, kept)
+
+
+def _search(
+    good: Sequence[Sample],
+    test: Sequence[Sample],
+    *,
+    key: str,
+    variant: Variant,
+    looker: Looker,
+    progress: Progress,
+    calibrated: bool,
+) -> DistanceTable:
+    recipe = variant.recipe
+    looked = looker.look_at_all(good, progress, "embedding", turned=variant.turned)
+    if not looked.seen:
+        raise UsageError(f"none of the {len(good)} good images can be used; the first: {' '.join(looked.skipped[0])}")
+    size = coreset_size(sum(int(one.mask.foreground.sum()) for one in looked.seen), recipe.coreset_ratio)
+    with progress.step("choosing", size * len(variant.scales), "patches") as done:
+        search = ComparedWith(looked.seen, variant, on_chosen=done)
+    calibration = _calibrate(looked, variant, progress) if calibrated else np.empty((0, 0), np.float32)
+    rows, reasons, ratios = _score(test, search, looker, progress)
+    return DistanceTable(
+        key=key,
+        test=rows,
+        reasons=tuple(reasons),
+        calibration=calibration,
+        foreground_ratio=float(np.mean(ratios)) if ratios else None,
+        n_patches=search.n_patches,
+        n_good=_n_images(looked, variant),
+        skipped=looked.skipped,
+    )
+
+
+def _score(
+    test: Sequence[Sample], search: ComparedWith, looker: Looker, progress: Progress
+) -> tuple[Float32, list[str], list[float]]:
+    """Distances (n, N), reasons (n,), and the foreground ratios of the samples judged."""
+    rows = np.zeros((len(test), int(np.prod(looker.embedder.backbone.card.grid_hw))), np.float32)
+    reasons: list[str] = []
+    ratios: list[float] = []
+    with progress.step("scoring", len(test), "images") as done:
+        for row, views in zip(rows, looker.views_of(test), strict=True):
+            if isinstance(views, FrameError):
+                reasons.append(str(views))
+            else:
+                [seen] = views
+                row[:] = search(seen).squared
+                reasons.append("")
+                ratios.append(float(seen.mask.foreground.mean()))
+            done(1)
+    return rows, reasons, ratios
+
+
+def _calibrate(looked: Looked, variant: Variant, progress: Progress) -> Float32:
+    n_images = _n_images(looked, variant)
+    if n_images < 2:
+        return np.empty((0, 0), np.float32)
+    table = np.empty((n_images, len(looked.seen[0].embedding.tokens)), np.float32)
+    with progress.step(f"calibrating in {fold_count(n_images)} folds", n_images, "images") as done:
+        for image, distances in cross_distances(
+            looked.seen,
+            lambda others: ComparedWith(others, variant),
+            seed=variant.recipe.seed,
+            views=QUARTER_TURNS if variant.turned else 1,
+        ):
+            table[image] = distances.squared
+            done(1)
+    return table
+
+
+def _n_images(looked: Looked, variant: Variant) -> int:
+    return len(looked.seen) // (QUARTER_TURNS if variant.turned else 1)
+
+
+def _facts(
+    good: Sequence[Sample], test: Sequence[Sample], variant: Variant, looker: Looker, *, calibrated: bool
+) -> object:
+    recipe = {name: value for name, value in asdict(variant.recipe).items() if name not in NOT_IN_THE_SEARCH}
+    return {
+        "version": __version__,
+        "looker": looker.identity,
+        "variant": {**asdict(variant), "recipe": recipe},
+        "good": [content_digest(sample) for sample in good],
+        "test": [content_digest(sample) for sample in test],
+        "calibrated": calibrated,
+    }
+
+
+def content_digest(sample: Sample) -> str:
+    """The sample's digest, or why it has none."""
+    try:
+        return sample.digest()
+    except FrameError as error:
+        return f"{sample.name}: {error}"
+
+
+def _to_tensors(table: DistanceTable) -> Tensors:
+    ratio = np.nan if table.foreground_ratio is None else table.foreground_ratio
+    return {
+        "test": table.test,
+        "calibration": table.calibration,
+        "numbers": np.asarray([ratio, table.n_patches, table.n_good], np.float64),
+        "reasons": _bytes("\0".join(table.reasons)),
+        "skipped": _bytes("\0".join(text for pair in table.skipped for text in pair)),
+    }
+
+
+def _from_tensors(key: str, tensors: Tensors) -> DistanceTable:
+    ratio, n_patches, n_good = tensors["numbers"].tolist()
+    skipped = tensors["skipped"].tobytes().decode().split("\0")
+    return DistanceTable(
+        key=key,
+        test=tensors["test"],
+        reasons=tuple(tensors["reasons"].tobytes().decode().split("\0")),
+        calibration=tensors["calibration"],
+        foreground_ratio=None if np.isnan(ratio) else ratio,
+        n_patches=int(n_patches),
+        n_good=int(n_good),
+        skipped=tuple(zip(skipped[::2], skipped[1::2], strict=True)) if len(skipped) > 1 else (),
+    )
+
+
+def _bytes(text: str) -> UInt8:
+    return np.array(list(text.encode()), np.uint8)

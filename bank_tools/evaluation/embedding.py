@@ -1,0 +1,125 @@
+"""Samples → what the model sees in them: the same stages as the daemon's, with a cache before the ViT."""
+
+import hashlib
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+import onnxruntime
+
+from bank_tools.datasets import Sample
+from bank_tools.evaluation.embedding_cache import EmbeddingCache
+from edge_uad import __version__
+from edge_uad.errors import FrameError
+from edge_uad.inference.inspector import Embedder, ForegroundEmbedding
+from edge_uad.progress import Progress
+from edge_uad.records import Embedding, UInt8
+from edge_uad.runtime.in_order import in_order
+
+QUARTER_TURNS = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Looked:
+    """What became of some samples."""
+
+    seen: tuple[ForegroundEmbedding, ...]
+    """Where images are turned, the four views of each stand side by side."""
+    skipped: tuple[tuple[str, str], ...]
+    """Name and reason of those that hold nothing to learn from."""
+
+
+class Looker:
+    """Embeds samples, each at most once per model and preprocessing.
+
+    Args:
+        embedder: the stages up to the mask.
+        preprocessing: what, beside the model's card, decides the pixels: geometry and region of interest.
+        runtime: what runs the model; its last digits may depend on it.
+        cache: where embeddings are kept; None to keep none.
+        workers: samples at a time, where there are many; the backbone is used by so many threads.
+    """
+
+    def __init__(
+        self,
+        embedder: Embedder,
+        *,
+        preprocessing: str,
+        runtime: str,
+        cache: EmbeddingCache | None,
+        workers: int = 1,
+    ) -> None:
+        self.embedder = embedder
+        self._cache = cache
+        self._workers = workers
+        self._same = [
+            __version__,
+            onnxruntime.__version__,
+            runtime,
+            preprocessing,
+            embedder.backbone.card.model_id,
+        ]
+
+    @property
+    def identity(self) -> list[str]:
+        """All that decides an embedding beside the image."""
+        return list(self._same)
+
+    def embedding(self, sample: Sample, *, quarter_turns: int = 0) -> Embedding:
+        """What the backbone gives for a sample, turned counter-clockwise by quarters.
+
+        Raises:
+            FrameError: it cannot be read or embedded.
+        """
+        key = hashlib.sha256("\n".join([*self._same, sample.digest(), str(quarter_turns)]).encode()).hexdigest()
+        kept = self._cache.get(key) if self._cache else None
+        if kept is not None:
+            return kept
+        embedding = self._embed(np.ascontiguousarray(np.rot90(sample.image(), quarter_turns)))
+        if self._cache:
+            self._cache.put(key, embedding)
+        return embedding
+
+    def look(self, sample: Sample, *, quarter_turns: int = 0) -> ForegroundEmbedding:
+        """The embedding and its mask.
+
+        Raises:
+            FrameError: it cannot be read, embedded or masked: a verdict would be *invalid*.
+        """
+        return self.embedder.mask(self.embedding(sample, quarter_turns=quarter_turns))
+
+    def look_at_all(self, samples: Sequence[Sample], progress: Progress, label: str, *, turned: bool = False) -> Looked:
+        """All good samples; those that cannot be used are named.
+
+        Args:
+            samples: in order.
+            progress: told of each.
+            label: of the step.
+            turned: each in all four orientations, side by side.
+        """
+        seen: list[ForegroundEmbedding] = []
+        skipped: list[tuple[str, str]] = []
+        with progress.step(label, len(samples), "images") as done:
+            for sample, views in zip(samples, self.views_of(samples, turned=turned), strict=True):
+                if isinstance(views, FrameError):
+                    skipped.append((sample.name, str(views)))
+                else:
+                    seen += views
+                done(1)
+        return Looked(tuple(seen), tuple(skipped))
+
+    def views_of(
+        self, samples: Iterable[Sample], *, turned: bool = False
+    ) -> Iterator[list[ForegroundEmbedding] | FrameError]:
+        """Of each sample, in order, what is seen in it, in all four orientations or one; or why nothing is."""
+        return in_order(partial(self._views, n=QUARTER_TURNS if turned else 1), samples, workers=self._workers)
+
+    def _views(self, sample: Sample, *, n: int) -> list[ForegroundEmbedding] | FrameError:
+        try:
+            return [self.look(sample, quarter_turns=turn) for turn in range(n)]
+        except FrameError as error:
+            return error
+
+    def _embed(self, image: UInt8) -> Embedding:
+        return self.embedder.backbone.embed(self.embedder.pixels(image)[None])[0]

@@ -1,0 +1,121 @@
+"""An exported backbone, run by ONNX Runtime."""
+
+from pathlib import Path
+from typing import Any
+
+import onnxruntime as ort
+from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
+
+from edge_uad.errors import ModelError, ProviderError, UsageError
+from edge_uad.inference.backbones.card import CARD_KEY, card_from_json
+from edge_uad.inference.backbones.files import (
+    INPUT_NAME,
+    OUTPUT_NAMES,
+    OnnxFileBackbone,
+    cannot_be_loaded,
+    check_shapes,
+    not_from_export,
+    opened_model_file,
+)
+from edge_uad.records import Float32, ModelCard
+
+_PROVIDERS = {
+    "cpu": ("CPUExecutionProvider",),
+    "cuda": ("CUDAExecutionProvider", "CPUExecutionProvider"),
+    # what TensorRT cannot take stays on the GPU
+    "tensorrt": ("TensorrtExecutionProvider", "CUDAExecutionProvider", "CPUExecutionProvider"),
+}
+OTHER_RUNTIME = "openvino"
+"""The provider that is no provider of ONNX Runtime."""
+_LOG_FATAL_ONLY = 4
+_LOAD_ERRORS = (
+    ort_errors.Fail,
+    ort_errors.InvalidArgument,
+    ort_errors.InvalidGraph,
+    ort_errors.InvalidProtobuf,
+    ort_errors.NotImplemented,
+    ort_errors.RuntimeException,
+    UnicodeDecodeError,
+)
+
+
+class OnnxBackbone(OnnxFileBackbone):
+    """One session over one file; its card stands in the file's metadata.
+
+    Args:
+        path: the model file.
+        provider: cpu, cuda or tensorrt; what is asked for is what runs, or there is an error.
+        threads: for the work inside one inference; 0 for one per core.
+        batched: several images in one run; see ``OnnxFileBackbone``.
+
+    Raises:
+        ModelError: the file is not there, or not a model of edge-uad.
+        ProviderError: the provider is unknown or not active.
+    """
+
+    def __init__(self, path: Path, *, provider: str = "cpu", threads: int = 0, batched: bool = False) -> None:
+        with opened_model_file(path) as (model_id, opened):
+            try:
+                self._session = _open_session(opened, _wanted_providers(provider), threads)
+            except _LOAD_ERRORS as error:
+                raise cannot_be_loaded(path) from error
+        _require_active(self._session, provider)
+        try:
+            card = _card_of(self._session, model_id)
+            _check_signature(self._session, card)
+        except (ModelError, UnicodeDecodeError) as error:
+            raise not_from_export(path, error) from error
+        super().__init__(card, batched=batched)
+
+    def _run(self, images: Float32) -> tuple[Float32, Float32]:
+        tokens, attention = self._session.run(OUTPUT_NAMES, {INPUT_NAME: images})
+        return tokens, attention
+
+
+def _wanted_providers(provider: str) -> list[str]:
+    wanted = _PROVIDERS.get(provider)
+    if wanted is None:
+        raise UsageError(f"the provider {provider!r} is unknown; name one of {', '.join((*_PROVIDERS, OTHER_RUNTIME))}")
+    if wanted[0] not in ort.get_available_providers():
+        raise ProviderError(
+            f"this ONNX Runtime has no {wanted[0]}; replace it by that of the [gpu] extra: "
+            "pip uninstall onnxruntime, then pip install 'edge-uad[gpu]'"
+        )
+    return list(wanted)
+
+
+def _open_session(model: Path, providers: list[str], threads: int) -> Any:
+    options = ort.SessionOptions()
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
+    options.intra_op_num_threads = threads
+    options.log_severity_level = _LOG_FATAL_ONLY  # what goes wrong is raised
+    # python -m benchmarks.sessions: this, the arena, the memory pattern, prepacking and bound outputs change nothing
+    # that stands out of the noise, so that only what serves the verdicts is set
+    options.use_deterministic_compute = True
+    # between frames the cores belong to the other stations; python -m benchmarks.sessions: beside other programs
+    # threads that spin make an inference twice as long
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    session = ort.InferenceSession(model, options, providers=providers)
+    session.disable_fallback()
+    return session
+
+
+def _require_active(session: Any, provider: str) -> None:
+    wanted, active = _PROVIDERS[provider][0], session.get_providers()
+    if wanted not in active:
+        raise ProviderError(
+            f"{wanted} was asked for but {', '.join(active)} is active; check the GPU's driver and the CUDA libraries "
+            "that this onnxruntime-gpu needs, or use --provider cpu"
+        )
+
+
+def _card_of(session: Any, model_id: str) -> ModelCard:
+    text = session.get_modelmeta().custom_metadata_map.get(CARD_KEY)
+    if text is None:
+        raise ModelError("it carries no card")
+    return card_from_json(text, model_id)
+
+
+def _check_signature(session: Any, card: ModelCard) -> None:
+    nodes = (*session.get_inputs(), *session.get_outputs())
+    check_shapes({node.name: (node.type, node.shape) for node in nodes}, card, float_type="tensor(float)")

@@ -1,0 +1,255 @@
+"""PatchBank: what good parts look like, in one file (ALGORITHM §4)."""
+
+import dataclasses
+import hashlib
+import json
+import math
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from pydantic import TypeAdapter, ValidationError
+from safetensors import SafetensorError
+from safetensors.numpy import load as load_tensors
+from safetensors.numpy import save_file
+
+from edge_uad.errors import BankError, UsageError
+from edge_uad.inference.search import PatchSearch, SearchDevice
+from edge_uad.records import MAX_BPM_KERNEL, BankManifest, Embedding, Float32, Int, PatchDistances, PatchMask, reducible
+
+BANK_SCHEMA = 1
+UNIT_NORM_TOLERANCE = 1e-3
+
+_MANIFEST_KEY = "edge_uad_manifest"
+_MANIFEST = TypeAdapter(BankManifest)
+
+
+class PatchBank:
+    """A memory bank of good patches, ready to be searched.
+
+    Args:
+        patches: float32 (M, D), unit norm, the patches of one image standing together.
+        patch_image: int32 (M,), ascending: from which image each patch came.
+        calibration: float32 (n,), ascending: scores of the good images against patches of other good images.
+        manifest: how it was made.
+        search_device: cpu or gpu.
+        search_threads: of the CPU; 0 for one per core.
+
+    Raises:
+        ProviderError: the GPU was asked for and cannot be used.
+    """
+
+    def __init__(
+        self,
+        *,
+        patches: Float32,
+        patch_image: Int,
+        calibration: Float32,
+        manifest: BankManifest,
+        search_device: SearchDevice = "cpu",
+        search_threads: int = 0,
+    ) -> None:
+        self.patches = patches
+        self.patch_image = patch_image
+        self.calibration = calibration
+        self.manifest = manifest
+        self._search = PatchSearch(patches, device=search_device, threads=search_threads)
+
+    @classmethod
+    def sealed(cls, *, patches: Float32, patch_image: Int, calibration: Float32, manifest: BankManifest) -> "PatchBank":
+        """A new bank, its ``bank_id`` filled in from its content."""
+        bank_id = content_id(manifest, patches, patch_image, calibration)
+        sealed = dataclasses.replace(manifest, bank_id=bank_id)
+        return cls(patches=patches, patch_image=patch_image, calibration=calibration, manifest=sealed)
+
+    def distances(self, embedding: Embedding, mask: PatchMask) -> PatchDistances:
+        """How far each foreground patch lies from the bank; masked-out patches get distance 0, row -1."""
+        return self._search.distances(embedding, mask, neighbours=self.manifest.neighbours)
+
+    def searched_by(self, *, threads: int) -> "PatchBank":
+        """The same bank, the same patches in memory, searched on the CPU by so many threads; 0 for one per core."""
+        return PatchBank(
+            patches=self.patches,
+            patch_image=self.patch_image,
+            calibration=self.calibration,
+            manifest=self.manifest,
+            search_threads=threads,
+        )
+
+    def save(self, path: Path) -> None:
+        """Write beside the target, sync, move into place: a reader sees the old bank or the new one, whole.
+
+        Raises:
+            UsageError: the file cannot be written.
+        """
+        tensors = {
+            "patches": self.patches,
+            "patch_image": np.ascontiguousarray(self.patch_image, np.int32),
+            "calibration": self.calibration,
+        }
+        manifest_json = json.dumps(_described(self.manifest), sort_keys=True)
+        try:
+            _write_atomically(path, tensors, {_MANIFEST_KEY: manifest_json})
+        except (OSError, SafetensorError) as error:
+            reason = error.strerror if isinstance(error, OSError) else str(error)
+            raise UsageError(
+                f"the bank cannot be written to {path}: {reason}; free the disk or name another"
+            ) from error
+
+    @classmethod
+    def load(
+        cls, path: Path, *, search_device: SearchDevice = "cpu", search_threads: int = 0, name: Path | None = None
+    ) -> "PatchBank":
+        """Read and verify a bank file.
+
+        Args:
+            path: what is read.
+            search_device: cpu or gpu.
+            search_threads: of the CPU; 0 for one per core.
+            name: how errors name the file, where ``path`` is only the way to it.
+
+        Raises:
+            BankError: missing, not a bank, of another schema, truncated or changed since it was built.
+            ProviderError: the GPU was asked for and cannot be used.
+        """
+        tensors, manifest_json = _read(path, name or path)
+        path = name or path
+        manifest = _parse_manifest(manifest_json, path)
+        _check_tensors(tensors, manifest, path)
+        found_id = content_id(
+            manifest, tensors["patches"], tensors["patch_image"].astype(np.int64), tensors["calibration"]
+        )
+        if found_id != manifest.bank_id:
+            raise BankError(
+                f"bank {path} says it is {short_id(manifest.bank_id)} but its content is {short_id(found_id)}: "
+                "it was changed after it was built; copy it again or rerun edge-uad build-bank"
+            )
+        return cls(
+            patches=tensors["patches"],
+            patch_image=tensors["patch_image"].astype(np.int64),
+            calibration=tensors["calibration"],
+            manifest=manifest,
+            search_device=search_device,
+            search_threads=search_threads,
+        )
+
+
+def content_id(manifest: BankManifest, patches: Float32, patch_image: Int, calibration: Float32) -> str:
+    """SHA-256 over the tensors and every field of the manifest but ``bank_id`` itself."""
+    digest = hashlib.sha256()
+    described = {key: value for key, value in _described(manifest).items() if key != "bank_id"}
+    digest.update(json.dumps(described, sort_keys=True).encode())
+    for tensor in (patches, np.asarray(patch_image, np.int32), calibration):
+        digest.update(f"{tensor.dtype.str}{tensor.shape}".encode())
+        digest.update(np.ascontiguousarray(tensor).data)
+    return digest.hexdigest()
+
+
+def _described(manifest: BankManifest) -> dict[str, Any]:
+    """As it is stored and hashed; what came later is left out at its default: banks of before keep their identity."""
+    described = dataclasses.asdict(manifest)
+    if manifest.reduced_decode is False:
+        del described["reduced_decode"]
+    return described
+
+
+def check_writable(path: Path) -> None:
+    """Refuse a place where no bank can be written before hours of work go into one.
+
+    Raises:
+        UsageError: no such folder, or no right to write there.
+    """
+    if path.is_dir():
+        raise UsageError(f"{path} is a folder; name the bank's file, such as {path / 'bank.safetensors'}")
+    if not os.access(path.parent, os.W_OK):
+        raise UsageError(f"no bank can be written to {path}: the folder {path.parent} is missing or read-only")
+
+
+def short_id(identifier: str) -> str:
+    """The first characters of a SHA-256, as messages show it."""
+    return identifier[:12]
+
+
+def _write_atomically(path: Path, tensors: dict[str, Any], metadata: dict[str, str]) -> None:
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
+    os.close(handle)
+    try:
+        save_file(tensors, temporary, metadata)
+        umask = os.umask(0)
+        os.umask(umask)
+        os.chmod(temporary, 0o666 & ~umask)  # noqa: PTH101  # mkstemp made it private; a bank is shared as other files are
+        with open(temporary, "rb") as written:  # noqa: PTH123  # a name from mkstemp, not a Path
+            os.fsync(written.fileno())
+        os.replace(temporary, path)  # noqa: PTH105  # as above
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+    finally:
+        Path(temporary).unlink(missing_ok=True)
+
+
+def _read(path: Path, name: Path) -> tuple[dict[str, Any], str]:
+    if not path.is_file():
+        raise BankError(f"there is no bank at {name}; build one with edge-uad build-bank")
+    try:
+        content = path.read_bytes()  # not mapped: a file cut short by a careless copy would end the process by SIGBUS
+        tensors = load_tensors(content)
+        metadata = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")]).get("__metadata__", {})
+    except (SafetensorError, OSError) as error:
+        raise BankError(
+            f"{name} cannot be read as a bank ({error}); copy it again or rerun edge-uad build-bank"
+        ) from error
+    if _MANIFEST_KEY not in metadata:
+        raise BankError(f"{name} is a safetensors file without a bank's manifest; name a file of edge-uad build-bank")
+    return tensors, metadata[_MANIFEST_KEY]
+
+
+def _parse_manifest(manifest_json: str, path: Path) -> BankManifest:
+    try:
+        schema = json.loads(manifest_json).get("schema")
+        if schema == BANK_SCHEMA:
+            manifest = _MANIFEST.validate_json(manifest_json, extra="forbid")
+            _check_ranges(manifest)
+            return manifest
+    except (ValidationError, ValueError, AttributeError) as error:
+        raise BankError(f"bank {path} has a damaged manifest; copy it again or rerun edge-uad build-bank") from error
+    raise BankError(f"bank {path} has schema {schema!r}, this edge-uad reads {BANK_SCHEMA}; rerun edge-uad build-bank")
+
+
+def _check_ranges(manifest: BankManifest) -> None:
+    """Raise ValueError for values with which every part would come out normal, or none could be judged."""
+    x, y, w, h = manifest.roi or (0, 0, 1, 1)
+    holds = (
+        math.isfinite(manifest.threshold) and manifest.threshold >= 0,
+        0 < manifest.top_ratio <= 1,
+        0 <= manifest.bpm_threshold < 1,
+        1 <= manifest.bpm_kernel <= MAX_BPM_KERNEL and manifest.bpm_kernel % 2 == 1,
+        manifest.neighbours >= 1,
+        0 < manifest.false_alarm_rate < 1,
+        min(x, y) >= 0 and min(w, h) >= 1,
+        not manifest.reduced_decode or reducible(manifest.geometry, manifest.roi),
+    )
+    if not all(holds):
+        raise ValueError("a value is out of its range")
+
+
+def _check_tensors(tensors: dict[str, Any], manifest: BankManifest, path: Path) -> None:
+    expected = {"patches": (np.float32, 2), "patch_image": (np.int32, 1), "calibration": (np.float32, 1)}
+    for name, (dtype, ndim) in expected.items():
+        tensor = tensors.get(name)
+        if tensor is None or tensor.dtype != dtype or tensor.ndim != ndim or not tensor.size:
+            raise BankError(f"bank {path} has no usable tensor {name}; rerun edge-uad build-bank")
+    patches, patch_image = tensors["patches"], tensors["patch_image"]
+    if len(patches) != len(patch_image) or len(patches) != manifest.n_patches:
+        raise BankError(f"bank {path} has tensors of different lengths; rerun edge-uad build-bank")
+    if not np.isfinite(tensors["calibration"]).all():
+        raise BankError(f"bank {path} holds calibration scores that are not finite; rerun edge-uad build-bank")
+    if (np.diff(patch_image) < 0).any() or (np.diff(tensors["calibration"]) < 0).any():
+        raise BankError(f"bank {path} is not in order; rerun edge-uad build-bank")
+    norms = np.einsum("md,md->m", patches, patches)
+    if not (np.abs(norms - 1) < UNIT_NORM_TOLERANCE).all():
+        raise BankError(f"bank {path} holds patches that are not unit norm; rerun edge-uad build-bank")

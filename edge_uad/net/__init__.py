@@ -1,0 +1,1 @@
+"""What passes between programs: messages, addresses, keys."""

@@ -1,0 +1,1 @@
+"""The daemon: settings, stations, scheduling, reload, supervision."""

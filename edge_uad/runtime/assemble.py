@@ -1,0 +1,336 @@
+"""Settings → objects: the only place that names concrete classes."""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+
+from edge_uad.errors import BankError, ModelError, SettingsError
+from edge_uad.inference.backbones import CPU_PROVIDERS, open_backbone
+from edge_uad.inference.backbones.certificate import require_certificate
+from edge_uad.inference.bank import PatchBank, short_id
+from edge_uad.inference.inspector import Embedder, Inspector
+from edge_uad.inference.preprocess import Preprocessor
+from edge_uad.inference.search import SearchDevice
+from edge_uad.interfaces import Backbone, VerdictSink
+from edge_uad.net.keys import ServerKeys, load_server_keys
+from edge_uad.outputs.archive import Archive
+from edge_uad.outputs.audit import AuditLog
+from edge_uad.outputs.evidence import EvidenceStore
+from edge_uad.outputs.fan_out import FanOut, Fault
+from edge_uad.outputs.metrics import Metrics, MetricsServer
+from edge_uad.outputs.zmq import ZmqPublisher
+from edge_uad.records import Box, Geometry
+from edge_uad.runtime.artefacts import opened_inside
+from edge_uad.runtime.cores import available_cores
+from edge_uad.runtime.reload import BankWatch
+from edge_uad.runtime.settings import Settings, StationSettings
+from edge_uad.runtime.station import Mode, Station
+from edge_uad.sources import EXCLUSIVE_KINDS, SourceAddress, make_source, parse_source, reduce_decoding
+from edge_uad.sources.capture import Backoff
+from edge_uad.stages import StageTimer
+
+
+def load_backbone(model: Path, *, provider: str = "cpu", threads: int = 0, batched: bool = False) -> Backbone:
+    """Open a model file; a precision lower than fp32 by its parity certificate alone.
+
+    Args:
+        model: the file.
+        provider: cpu, cuda, tensorrt or openvino.
+        threads: of the CPU; 0 for one per core.
+        batched: several images in one run, where the last bits of a score are worth the time won.
+
+    Raises:
+        ModelError: not a model of edge-uad, or of a lower precision without a certificate that holds here.
+        MissingExtraError: what runs it is not installed.
+        ProviderError: the accelerator asked for is not active.
+    """
+    backbone = open_backbone(model, provider=provider, threads=threads, batched=batched)
+    require_certificate(backbone.card, model, provider=provider)
+    return backbone
+
+
+def load_backbone_for_many(
+    model: Path, *, provider: str = "cpu", threads: int = 0, search_device: SearchDevice = "cpu"
+) -> tuple[Backbone, int]:
+    """A backbone for many images at hand, and how many of them it should be given at a time.
+
+    On the CPU each core has an image of its own: the same embeddings, more of them a second than with all cores at
+    one image after the other.
+
+    Raises:
+        EdgeUadError: as :func:`load_backbone`.
+    """
+    if not _on_cpu(provider, search_device):
+        return load_backbone(model, provider=provider, threads=threads), 1
+    return load_backbone(model, provider=provider, threads=1), threads or available_cores()
+
+
+def make_embedder(
+    backbone: Backbone,
+    *,
+    geometry: Geometry,
+    roi: Box | None,
+    bpm_kernel: int,
+    bpm_threshold: float,
+    bpm_soft: bool = False,
+    on_stage: StageTimer | None = None,
+) -> Embedder:
+    """The stages that bank building and inspection share."""
+    card = backbone.card
+    preprocessor = Preprocessor(geometry=geometry, roi=roi, input_hw=card.input_hw, mean=card.mean, std=card.std)
+    return Embedder(
+        backbone=backbone,
+        preprocessor=preprocessor,
+        bpm_kernel=bpm_kernel,
+        bpm_threshold=bpm_threshold,
+        bpm_soft=bpm_soft,
+        on_stage=on_stage,
+    )
+
+
+def load_inspector(
+    backbone: Backbone,
+    bank_path: Path,
+    *,
+    search_device: SearchDevice = "cpu",
+    search_threads: int = 0,
+    on_one_core: Backbone | None = None,
+    within: Path | None = None,
+    on_stage: StageTimer | None = None,
+) -> Inspector:
+    """An inspector for one bank, its stages set as the bank's manifest says.
+
+    Args:
+        backbone: the one that the bank was built with.
+        bank_path: the file.
+        search_device: cpu or gpu.
+        search_threads: of the CPU; 0 for one per core.
+        on_one_core: the same model on one core, for frames that are judged side by side.
+        within: the folder that the file must lie in; None for any.
+        on_stage: told what each stage took.
+
+    Raises:
+        BankError: the bank cannot be used.
+        ModelError: the bank was built with another model.
+        ProviderError: the GPU was asked for and cannot be used.
+    """
+    with opened_inside(bank_path, within) as opened:
+        bank = PatchBank.load(opened, search_device=search_device, search_threads=search_threads, name=bank_path)
+    manifest = bank.manifest
+    if manifest.model_id != backbone.card.model_id:
+        raise ModelError(
+            f"bank {short_id(manifest.bank_id)} was built with model {short_id(manifest.model_id)} "
+            f"({manifest.backbone}), the backbone is {short_id(backbone.card.model_id)} ({backbone.card.backbone}); "
+            "name the bank's own model with --model, or rerun edge-uad build-bank"
+        )
+    embedder = make_embedder(
+        backbone,
+        geometry=manifest.geometry,
+        roi=manifest.roi,
+        bpm_kernel=manifest.bpm_kernel,
+        bpm_threshold=manifest.bpm_threshold,
+        on_stage=on_stage,
+    )
+    if on_one_core is None:
+        return Inspector(embedder=embedder, bank=bank)
+    alone = Inspector(embedder=embedder.run_by(on_one_core), bank=bank.searched_by(threads=1))
+    return Inspector(embedder=embedder, bank=bank, on_one_core=alone)
+
+
+def assemble_line(
+    settings: Settings, model: Path, *, wake: Callable[[], None], on_stage: StageTimer | None = None
+) -> tuple[list[Station], FanOut, BankWatch]:
+    """Everything that a daemon runs: stations that share one backbone, their banks, the socket that tells verdicts.
+
+    Args:
+        settings: of the line.
+        model: the backbone's file.
+        wake: called, from capture threads, when a station has something to do.
+        on_stage: told what each stage took, beside the metrics.
+
+    Raises:
+        UsageError: a source is not there or taken twice, or an endpoint is not allowed or in use.
+        ArtefactError: the model or a bank cannot be used.
+        ProviderError: the accelerator asked for is not active.
+    """
+    addresses = [parse_source(station.source) for station in settings.stations]
+    _refuse_shared(addresses)
+    keys = _server_keys(settings)
+    sources = [
+        make_source(address, station=station.name, insecure=station.insecure, keys=keys)
+        for address, station in zip(addresses, settings.stations, strict=True)
+    ]
+    # the default model in the cache is ours; whatever is swapped in, a bank accepts one model alone, by its hash
+    with opened_inside(model, None if settings.model is None else settings.artefacts_dir):
+        backbone = load_backbone(
+            model, provider=settings.provider, threads=settings.threads, batched=settings.max_batch > 1
+        )
+        shared = frames_side_by_side(settings) > 1
+        on_one_core = load_backbone(model, provider=settings.provider, threads=1) if shared else None
+    metrics = None if settings.metrics.endpoint is None else Metrics()
+    timer = _stage_timer(metrics, on_stage)
+    load = partial(
+        load_inspector,
+        backbone,
+        search_device=settings.search_device,
+        search_threads=settings.threads,
+        on_one_core=on_one_core,
+        within=settings.artefacts_dir,
+        on_stage=timer,
+    )
+    inspectors: dict[Path, Inspector] = {}
+    # made before the banks are read: one that is replaced meanwhile is seen to be new
+    banks = BankWatch(
+        [one.bank for one in settings.stations],
+        load=lambda bank: _decoded_alike(load(bank), inspectors[bank], bank),
+        wake=wake,
+    )
+    inspectors |= {bank: load(bank) for bank in dict.fromkeys(one.bank for one in settings.stations)}
+    for one, source in zip(settings.stations, sources, strict=True):
+        reduce_decoding(source, inspectors[one.bank].least_side_px)
+    backoff = Backoff(first_s=settings.reconnect.first_s, max_s=settings.reconnect.max_s)
+    stations = [
+        Station(
+            name=one.name,
+            source=source,
+            inspector=inspectors[one.bank],
+            mode=_mode(one, address),
+            wake=wake,
+            queue_frames=one.queue_frames,
+            backoff=backoff,
+            deadline_ms=one.deadline_ms,
+            bank=one.bank,
+            replace_after_s=settings.reconnect.replace_after_s,
+        )
+        for one, address, source in zip(settings.stations, addresses, sources, strict=True)
+    ]
+    publisher = ZmqPublisher(
+        settings.publish.endpoint,
+        overlays={station.name: station.overlay for station in stations},
+        heatmap=settings.publish.heatmap,
+        insecure=settings.publish.insecure,
+        keys=keys,
+        queue_messages=settings.publish.queue_messages,
+        on_stage=timer,
+    )
+    return stations, _fan_out(settings, publisher, stations, metrics), banks
+
+
+def _decoded_alike(new: Inspector, first: Inspector, bank: Path) -> Inspector:
+    """The sources decode for the bank that the daemon began with, and another one must be served by that.
+
+    Raises:
+        BankError: it is not.
+    """
+    if new.least_side_px == first.least_side_px:
+        return new
+    made = "reduced" if new.manifest.reduced_decode else "full"
+    raise BankError(
+        f"bank {bank} was built on pictures decoded at {made} size, this line's are decoded otherwise; "
+        "restart the daemon to judge by it"
+    )
+
+
+def frames_side_by_side(settings: Settings) -> int:
+    """How many frames are judged at a time where so many wait: one per core, or 1 where that would be no gain.
+
+    With a deadline anywhere on the line: a frame that comes meanwhile would wait longer for its turn.
+    """
+    in_time = any(station.deadline_ms is not None for station in settings.stations)
+    asked = settings.side_by_side and settings.max_batch == 1
+    if not asked or in_time or not _on_cpu(settings.provider, settings.search_device):
+        return 1
+    return settings.threads or available_cores()
+
+
+def _on_cpu(provider: str, search_device: SearchDevice) -> bool:
+    """All of a frame's way: what works on it may be used by several threads at once."""
+    return provider in CPU_PROVIDERS and search_device == "cpu"
+
+
+def _stage_timer(metrics: Metrics | None, on_stage: StageTimer | None) -> StageTimer | None:
+    """Whoever wants to know; None where nobody does, so that nothing is measured."""
+    if metrics is None:
+        return on_stage
+    if on_stage is None:
+        return metrics.observe_stage
+
+    def tell_both(stage: str, seconds: float) -> None:
+        metrics.observe_stage(stage, seconds)
+        on_stage(stage, seconds)
+
+    return tell_both
+
+
+def _fan_out(
+    settings: Settings, publisher: ZmqPublisher, stations: Sequence[Station], metrics: Metrics | None
+) -> FanOut:
+    """The line's answer first, then what is kept and counted of it."""
+    sinks: list[VerdictSink] = [publisher]
+    faults: list[Fault] = []
+    try:
+        archive = _archive(settings)
+        if archive is not None:
+            sinks.append(archive)
+            faults.append(lambda: archive.fault)
+        if metrics is not None and settings.metrics.endpoint is not None:
+            _watch(metrics, publisher, stations, archive)
+            sinks.append(MetricsServer(metrics, settings.metrics.endpoint, insecure=settings.metrics.insecure))
+    except BaseException:
+        FanOut(sinks).close()
+        raise
+    return FanOut(sinks, endpoint=publisher.endpoint, faults=faults)
+
+
+def _watch(metrics: Metrics, publisher: ZmqPublisher, stations: Sequence[Station], archive: Archive | None) -> None:
+    """What the metrics read when they are asked for."""
+    for station in stations:
+        metrics.watch_queue(station.name, _waiting_at(station))
+    metrics.watch_overruns(publisher.overruns.copy)
+    metrics.watch_skipped(publisher.skipped.copy)
+    if archive is not None:
+        metrics.watch_archive(archive)
+
+
+def _waiting_at(station: Station) -> Callable[[], int]:
+    return lambda: station.waiting
+
+
+def _archive(settings: Settings) -> Archive | None:
+    audit, evidence = settings.audit, settings.evidence
+    if audit.file is None and evidence.folder is None:
+        return None
+    store = None
+    if evidence.folder is not None:
+        store = EvidenceStore(
+            evidence.folder,
+            decisions=evidence.decisions,
+            max_files=evidence.max_files,
+            max_bytes=evidence.max_bytes,
+            max_age_days=evidence.max_age_days,
+        )
+    log = None
+    if audit.file is not None:
+        log = AuditLog(audit.file, max_bytes=audit.max_bytes, max_files=audit.max_files, fsync_s=audit.fsync_s)
+    return Archive(log, store)
+
+
+def _server_keys(settings: Settings) -> ServerKeys | None:
+    curve = settings.curve
+    if curve.server_key is None or curve.client_keys is None:
+        return None
+    return load_server_keys(curve.server_key, curve.client_keys)
+
+
+def _mode(station: StationSettings, address: SourceAddress) -> Mode:
+    if station.mode == "auto":
+        return "latest" if address.live else "every"
+    return station.mode
+
+
+def _refuse_shared(addresses: Sequence[SourceAddress]) -> None:
+    """Folders may be read twice; a camera or an endpoint belongs to one station."""
+    exclusive = [one.address for one in addresses if one.kind in EXCLUSIVE_KINDS]
+    for address in exclusive:
+        if exclusive.count(address) > 1:
+            raise SettingsError(f"two stations take their frames from {address}; give each its own source")

@@ -1,0 +1,298 @@
+"""What a config file may say. ``config/default.yaml`` shows every key with its unit and its default.
+
+Model, masking and scoring parameters are not here: they live in the bank's manifest.
+"""
+
+import difflib
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self, TypeVar, get_args
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic_core import ErrorDetails
+
+from edge_uad.errors import SettingsError
+from edge_uad.inference.search import SearchDevice
+from edge_uad.net.endpoints import DEFAULT_VERDICT_ENDPOINT
+from edge_uad.net.wire import MAX_STATION_CHARS
+from edge_uad.outputs.zmq import DEFAULT_QUEUE_MESSAGES, HeatmapPolicy
+from edge_uad.records import Decision
+
+MAX_CONFIG_BYTES = 1024 * 1024
+MAX_STATIONS = 64
+
+StationMode = Literal["auto", "latest", "every"]
+Provider = Literal["cpu", "cuda", "tensorrt", "openvino"]
+Seconds = Annotated[float, Field(gt=0, le=3600, allow_inf_nan=False)]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+_SectionT = TypeVar("_SectionT", bound=_Section)
+
+
+class StationSettings(_Section):
+    """One place on the line: a source and the bank that its frames are judged by."""
+
+    name: Annotated[str, Field(min_length=1, max_length=MAX_STATION_CHARS, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+    """Names the topics ``verdict/<name>``, ``heatmap/<name>``, ``status/<name>``."""
+    source: Annotated[str, Field(min_length=1)]
+    bank: Path
+    mode: StationMode = "auto"
+    """``auto``: latest for live sources, every for the others."""
+    queue_frames: Annotated[int, Field(ge=1, le=1024)] = 8
+    """What ``every`` holds before the source has to wait."""
+    deadline_ms: Annotated[float, Field(gt=0, le=3_600_000, allow_inf_nan=False)] | None = None
+    """From capture to verdict at most; a frame that takes longer is *invalid*. None: there is no deadline."""
+    insecure: bool = False
+    """Allow a ZeroMQ source beyond this machine."""
+
+
+class PublishSettings(_Section):
+    """Where verdicts go."""
+
+    endpoint: str = DEFAULT_VERDICT_ENDPOINT
+    heatmap: HeatmapPolicy = "anomalous"
+    queue_messages: Annotated[int, Field(ge=1, le=100_000)] = DEFAULT_QUEUE_MESSAGES
+    insecure: bool = False
+    """Allow an address beyond this machine."""
+
+
+class CurveSettings(_Section):
+    """Keys for both sockets, frames in and verdicts out; made by edge-uad keys."""
+
+    server_key: Path | None = None
+    """The daemon's secret key file."""
+    client_keys: Path | None = None
+    """Folder of the public key files that may connect."""
+
+    @model_validator(mode="after")
+    def _together(self) -> Self:
+        if (self.server_key is None) != (self.client_keys is None):
+            raise ValueError("server_key and client_keys come together: the daemon's secret file, the clients' folder")
+        return self
+
+
+class AuditSettings(_Section):
+    """A line of JSON for every verdict."""
+
+    file: Path | None = None
+    """None: no log."""
+    max_bytes: Annotated[int, Field(ge=64 * 1024, le=2**40)] = 64 * 1024 * 1024
+    """Of one file; full, it becomes ``<file>.1`` and so on."""
+    max_files: Annotated[int, Field(ge=1, le=10_000)] = 16
+    """The newest one counted in; older ones are deleted."""
+    fsync_s: Annotated[float, Field(ge=0, le=3600, allow_inf_nan=False)] = 1.0
+    """A line is on the disk after so many seconds at most; 0: before the next verdict is written."""
+
+
+class EvidenceSettings(_Section):
+    """Frames kept as files."""
+
+    folder: Path | None = None
+    """None: nothing is kept."""
+    decisions: Annotated[tuple[Decision, ...], Field(min_length=1)] = (Decision.ANOMALOUS, Decision.INVALID)
+    max_files: Annotated[int, Field(ge=1, le=10_000_000)] = 10_000
+    max_bytes: Annotated[int, Field(ge=1024 * 1024, le=2**50)] = 10 * 1024**3
+    max_age_days: Annotated[float, Field(gt=0, le=36_500, allow_inf_nan=False)] = 90.0
+
+
+class MetricsSettings(_Section):
+    """Prometheus metrics, health and readiness over HTTP."""
+
+    endpoint: str | None = None
+    """HOST:PORT; None: no server."""
+    insecure: bool = False
+    """Allow an address beyond this machine."""
+
+
+class ReconnectSettings(_Section):
+    """Waits between attempts at a lost source: they double, up to a cap, with jitter."""
+
+    first_s: Seconds = 0.5
+    max_s: Seconds = 30.0
+    replace_after_s: Seconds = 30.0
+    """A call into a camera or stream that takes longer is given up and the source opened anew."""
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if self.first_s > self.max_s:
+            raise ValueError(f"first_s ({self.first_s:g}) is longer than max_s ({self.max_s:g})")
+        return self
+
+
+class Settings(_Section):
+    """A whole daemon."""
+
+    stations: Annotated[tuple[StationSettings, ...], Field(min_length=1, max_length=MAX_STATIONS)]
+    model: Path | None = None
+    """None: the default backbone from the cache."""
+    provider: Provider = "cpu"
+    threads: Annotated[int, Field(ge=0, le=1024)] = 0
+    """0: ONNX Runtime decides."""
+    search_device: SearchDevice = "cpu"
+    """Where the bank is searched."""
+    max_batch: Annotated[int, Field(ge=1, le=MAX_STATIONS)] = 1
+    """Frames of different stations in one inference: a gain on a GPU, none on a CPU."""
+    max_wait_ms: Annotated[float, Field(ge=0, le=1000, allow_inf_nan=False)] = 0.0
+    """How long a frame waits for those of other stations while nothing is judged."""
+    side_by_side: bool = True
+    """Where as many frames wait as there are cores, judge each on a core of its own: more frames a second."""
+    publish: PublishSettings = PublishSettings()
+    artefacts_dir: Path | None = None
+    """Banks and the model must lie in it; None: anywhere."""
+    curve: CurveSettings = CurveSettings()
+    audit: AuditSettings = AuditSettings()
+    evidence: EvidenceSettings = EvidenceSettings()
+    metrics: MetricsSettings = MetricsSettings()
+    reconnect: ReconnectSettings = ReconnectSettings()
+    stop_timeout_s: Seconds = 5.0
+    """How long a stop may take to judge what is queued."""
+
+    @model_validator(mode="after")
+    def _distinct(self) -> Self:
+        names = [station.name for station in self.stations]
+        repeated = sorted({name for name in names if names.count(name) > 1})
+        if repeated:
+            raise ValueError(f"the station name {repeated[0]!r} stands twice; every station needs its own")
+        return self
+
+
+def load_settings(path: Path) -> Settings:
+    """Read a config file. Relative paths in it are relative to the file.
+
+    Raises:
+        SettingsError: names the file, the place in it and the remedy.
+    """
+    settings = parse_settings(_read(path), name=str(path))
+    here = path.absolute().parent
+    stations = tuple(
+        station.model_copy(update={"bank": here / station.bank, "source": _anchored_source(station.source, here)})
+        for station in settings.stations
+    )
+    model = None if settings.model is None else here / settings.model
+    sections = {
+        "curve": _anchored(settings.curve, here, "server_key", "client_keys"),
+        "audit": _anchored(settings.audit, here, "file"),
+        "evidence": _anchored(settings.evidence, here, "folder"),
+    }
+    anchored = _anchored(settings, here, "artefacts_dir")
+    return anchored.model_copy(update={"stations": stations, "model": model, **sections})
+
+
+def parse_settings(text: str, *, name: str = "config") -> Settings:
+    """Settings from YAML.
+
+    Args:
+        text: the file's content.
+        name: how errors name the file.
+
+    Raises:
+        SettingsError: as ``load_settings``.
+    """
+    try:
+        content = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise SettingsError(f"{name}: this is not YAML: {' '.join(str(error).split())}") from error
+    except RecursionError as error:
+        raise SettingsError(f"{name}: the YAML is nested too deeply") from error
+    if not isinstance(content, dict):
+        raise SettingsError(
+            f"{name}: a map of keys was expected, this is {type(content).__name__}; start from config/default.yaml"
+        )
+    return make_settings(content, name=name)
+
+
+def make_settings(content: dict[str, Any], *, name: str) -> Settings:
+    """Settings from plain values.
+
+    Raises:
+        SettingsError: the first thing that is wrong, in one sentence.
+    """
+    try:
+        return Settings.model_validate(content)
+    except ValidationError as error:
+        raise SettingsError(f"{name}: {_sentence(error)}") from error
+
+
+def _read(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            content = file.read(MAX_CONFIG_BYTES + 1)
+        if len(content) > MAX_CONFIG_BYTES:
+            raise SettingsError(f"{path}: a config file has at most {MAX_CONFIG_BYTES} bytes")
+        return content.decode()
+    except OSError as error:
+        raise SettingsError(f"{path}: the config file cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise SettingsError(f"{path}: the config file is not UTF-8") from error
+
+
+def _anchored(section: _SectionT, here: Path, *keys: str) -> _SectionT:
+    """The section with the paths under these keys made relative to the file, where they are given."""
+    paths = {key: getattr(section, key) for key in keys}
+    return section.model_copy(update={key: here / path for key, path in paths.items() if path is not None})
+
+
+def _anchored_source(source: str, here: Path) -> str:
+    is_path = "://" not in source and not source.isdecimal()
+    return str(here / Path(source).expanduser()) if is_path else source
+
+
+def _sentence(error: ValidationError) -> str:
+    faults = error.errors(include_url=False)
+    # a misspelt key is the cause of the "missing" beside it, so it is told first
+    fault = min(faults, key=lambda one: one["type"] != "extra_forbidden")
+    return _told(fault, _place(fault["loc"]))
+
+
+def _told(fault: ErrorDetails, place: str) -> str:
+    if fault["type"] == "extra_forbidden":
+        return f"{place}: there is no such key{_suggestion(fault['loc'])}"
+    if fault["type"] == "missing":
+        return f"{place}: this key is required"
+    message = fault["msg"].removeprefix("Value error, ")
+    if not place:
+        return message
+    return f"{place}: {message[:1].lower()}{message[1:]}, not {_shown(fault['input'])}"
+
+
+def _suggestion(location: tuple[int | str, ...]) -> str:
+    section = _section_at(location[:-1])
+    if section is None:
+        return ""
+    known = list(section.model_fields)
+    nearest = difflib.get_close_matches(str(location[-1]), known, n=1, cutoff=0.6)
+    return f"; did you mean {nearest[0]}?" if nearest else f"; known here are {', '.join(known)}"
+
+
+def _section_at(location: tuple[int | str, ...]) -> type[_Section] | None:
+    section: type[_Section] = Settings
+    for step in location:
+        if isinstance(step, int):
+            continue
+        annotation = section.model_fields[step].annotation
+        inner = next((part for part in (annotation, *get_args(annotation)) if _is_section(part)), None)
+        if inner is None:
+            return None
+        section = inner
+    return section
+
+
+def _is_section(candidate: object) -> bool:
+    return isinstance(candidate, type) and issubclass(candidate, _Section)
+
+
+def _place(location: tuple[int | str, ...]) -> str:
+    """``stations[0].bank``."""
+    text = ""
+    for step in location:
+        text += f"[{step}]" if isinstance(step, int) else f".{step}"
+    return text.removeprefix(".")
+
+
+def _shown(value: object, limit: int = 60) -> str:
+    text = repr(value)
+    return text if len(text) <= limit else text[:limit] + "…"

@@ -1,0 +1,194 @@
+"""One station at work: its source and capture thread, its lane, its inspector, and what they have counted."""
+
+import logging
+import time
+from collections import Counter
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Literal
+
+from edge_uad.errors import EdgeUadError
+from edge_uad.inference.bank import short_id
+from edge_uad.inference.inspector import Inspector
+from edge_uad.inference.overlay import LONGEST_SIDE_PX
+from edge_uad.interfaces import FrameSource
+from edge_uad.records import AnyFrame, Decision, Frame, StationState, StationStatus, UInt8, Verdict
+from edge_uad.runtime.reload import NewBank
+from edge_uad.sources.capture import REPLACE_AFTER_S, Backoff, Capture
+from edge_uad.sources.queues import BoundedQueue, Lane, Slot
+
+Mode = Literal["latest", "every"]
+
+log = logging.getLogger("edge_uad.runtime.station")
+
+
+class Station:
+    """A place on the line.
+
+    Args:
+        name: of its topics.
+        source: not open yet; it is used by the capture thread alone.
+        inspector: judges its frames, until another bank comes.
+        mode: ``latest``: the newest frame wins; ``every``: none is lost, the source waits.
+        queue_frames: what ``every`` holds before the source has to wait.
+        backoff: waits between attempts at a lost source.
+        wake: called, from the capture thread, when there is a frame or another state.
+        deadline_ms: from capture to verdict at most; None: a frame is judged however long it takes.
+        replace_after_s: a call into a camera or stream that takes longer is given up and the source opened anew.
+        bank: the inspector's file, where it may be replaced while the line runs.
+    """
+
+    def __init__(
+        self,
+        *,
+        name: str,
+        source: FrameSource,
+        inspector: Inspector,
+        mode: Mode,
+        wake: Callable[[], None],
+        queue_frames: int = 8,
+        backoff: Backoff | None = None,
+        deadline_ms: float | None = None,
+        bank: Path | None = None,
+        replace_after_s: float = REPLACE_AFTER_S,
+    ) -> None:
+        self.name = name
+        self.inspector = inspector
+        self.bank = bank
+        self.refused_bank: str | None = None
+        """Why the newest bank file is not judged by."""
+        self.mode = mode
+        self._deadline_ns = None if deadline_ms is None else round(deadline_ms * 1e6)
+        self.decisions: Counter[Decision] = Counter()
+        self._lane: Lane = Slot(wake) if mode == "latest" else BoundedQueue(wake, capacity=queue_frames)
+        self._capture = Capture(
+            station=name,
+            source=source,
+            lane=self._lane,
+            # with latest, most of the frames made ready would be replaced before anyone judges them
+            prepare=self._prepared if mode == "every" else None,
+            backoff=backoff or Backoff(),
+            on_change=wake,
+            replace_after_s=replace_after_s,
+        )
+
+    def start(self) -> None:
+        """Begin to capture."""
+        self._capture.start()
+
+    def take(self) -> AnyFrame | None:
+        """The next frame to judge, or None. Never blocks."""
+        return self._lane.take()
+
+    @property
+    def waiting(self) -> int:
+        """Frames at hand."""
+        return self._lane.counts().waiting
+
+    def take_late(self, now_mono_ns: int) -> AnyFrame | None:
+        """The next frame, where its deadline has come; else None. Never blocks."""
+        return None if self._deadline_ns is None else self._lane.take_older(now_mono_ns - self._deadline_ns)
+
+    def due_of(self, captured_mono_ns: int) -> int | None:
+        """When a frame must have its verdict, on the monotonic clock in ns; None where there is no deadline."""
+        return None if self._deadline_ns is None else captured_mono_ns + self._deadline_ns
+
+    @property
+    def due_mono_ns(self) -> int | None:
+        """When the next frame at hand must have its verdict; None where there is none, or no deadline."""
+        if self._deadline_ns is None:
+            return None
+        captured_mono_ns = self._lane.counts().next_frame_mono_ns
+        return None if captured_mono_ns is None else self.due_of(captured_mono_ns)
+
+    def change_bank(self, new: NewBank) -> None:
+        """Judge by another bank from the next frame on; a refused one changes nothing but what is told."""
+        self.refused_bank = new.refused
+        if new.inspector is None:
+            log.warning(
+                "%s: a new bank is refused, bank %s goes on: %s",
+                self.name,
+                short_id(self.inspector.bank_id),
+                new.refused,
+            )
+            return
+        log.info(
+            "%s: bank %s follows bank %s", self.name, short_id(new.inspector.bank_id), short_id(self.inspector.bank_id)
+        )
+        self.inspector = new.inspector
+
+    def _prepared(self, frame: AnyFrame) -> AnyFrame:
+        """Made ready for the bank of this moment, from the capture thread."""
+        return self.inspector.prepared(frame)
+
+    def overlay(self) -> Callable[[Frame, Verdict], UInt8]:
+        """What draws heat over a frame, as the bank of this moment says, whatever bank comes meanwhile."""
+        return partial(self.inspector.overlay, longest_side_px=LONGEST_SIDE_PX)
+
+    def count(self, verdict: Verdict) -> None:
+        """Note a verdict given."""
+        self.decisions[verdict.decision] += 1
+
+    @property
+    def fault(self) -> EdgeUadError | None:
+        """What no retry can mend, such as an endpoint in use."""
+        return self._capture.fault
+
+    @property
+    def ended(self) -> bool:
+        """The source gives no more frames and all of them are judged."""
+        return self._capture.finished and self._lane.counts().waiting == 0  # in this order: the last frame comes first
+
+    @property
+    def standing(self) -> tuple[StationState, str | None]:
+        """State and what the operator should know."""
+        return self._capture.standing
+
+    def status(self, *, ready: bool = True, stopping: bool = False) -> StationStatus:
+        """The life sign of this moment.
+
+        Args:
+            ready: frames are judged.
+            stopping: no more are taken.
+        """
+        state, message = self.standing
+        if not ready and state is StationState.RUNNING:
+            state, message = StationState.STARTING, "warming up"
+        if stopping and state is not StationState.ENDED:
+            state = StationState.STOPPING
+        counts = self._lane.counts()
+        age_s = None
+        if counts.last_frame_mono_ns is not None:
+            age_s = max(time.monotonic_ns() - counts.last_frame_mono_ns, 0) / 1e9
+        return StationStatus(
+            station=self.name,
+            at_ns=time.time_ns(),
+            state=state,
+            message=message,
+            frames_seen=counts.taken + counts.dropped,
+            judged=self.decisions.total(),
+            dropped=counts.dropped,
+            invalid=self.decisions[Decision.INVALID],
+            last_frame_age_s=age_s,
+            bank_id=self.inspector.bank_id,
+            model_id=self.inspector.model_id,
+            reconnects=self._capture.reconnects,
+            hung_reads=self._capture.hung,
+            refused_bank=self.refused_bank,
+            ready=ready and not stopping,
+        )
+
+    def heal(self) -> None:
+        """Replace a source whose call does not come back. Never blocks."""
+        self._capture.heal()
+
+    def request_stop(self) -> None:
+        """Read no further frame; those at hand are still given."""
+        self._capture.request_stop()
+
+    def release(self, timeout_s: float) -> bool:
+        """Drop what is left and wait for the capture thread; False where its source does not let go of it."""
+        self._capture.request_stop()
+        self._lane.close()
+        return self._capture.join(timeout_s)

@@ -1,0 +1,45 @@
+"""What the documents say is what the code does."""
+
+import re
+from pathlib import Path
+
+import pytest
+import typer.main
+
+from edge_uad.cli import app
+from edge_uad.records import StationStatus, Verdict
+
+ROOT = Path(__file__).parents[3]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+COMMANDS = sorted(typer.main.get_command(app).commands)  # type: ignore[attr-defined]  # a click.Group
+
+
+def test_the_readmes_subscriber_is_the_tested_one() -> None:
+    shown = re.search(r"<!-- subscriber -->\n```python\n(.*?)\n```", README, re.DOTALL)
+    assert shown is not None
+    program = (ROOT / "examples" / "subscriber.py").read_text(encoding="utf-8").rstrip()
+    assert shown[1] == program
+    assert len(program.splitlines()) <= 20
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_is_in_the_readme_and_shows_an_example(command: str) -> None:
+    assert re.search(rf"\| `{command}\b", README)
+    help_text = typer.main.get_command(app).commands[command].help  # type: ignore[attr-defined]  # as above
+    assert f"edge-uad {command}" in help_text
+
+
+def test_every_field_that_is_published_is_in_the_wire_document() -> None:
+    wire = (ROOT / "docs" / "wire.md").read_text(encoding="utf-8")
+    named = set(re.findall(r"[a-z_]+", wire))
+    assert set(Verdict.__dataclass_fields__) - {"heatmap"} <= named
+    assert set(StationStatus.__dataclass_fields__) <= named
+
+
+@pytest.mark.parametrize(
+    "document", sorted(ROOT.glob("*.md")) + sorted((ROOT / "docs").glob("*.md")), ids=lambda p: p.name
+)
+def test_links_between_documents_lead_somewhere(document: Path) -> None:
+    for target in re.findall(r"\]\(([^)#]+)", document.read_text(encoding="utf-8")):
+        if not target.startswith("http"):
+            assert (document.parent / target).exists(), target

@@ -1,0 +1,76 @@
+"""The table of named backbones: complete, consistent, and with nothing in it that was made up."""
+
+import math
+
+import pytest
+from pydantic import TypeAdapter, ValidationError
+
+from edge_uad.errors import UsageError
+from edge_uad.runtime.cache import DEFAULT_BACKBONE
+from export.weights import NamedBackbone, PackageSource, UrlSource, named_backbone, weights_table
+
+NAMES = {
+    *("dino_vitb8", "dino_vits8", "dino_vitb16", "dino_vits16"),
+    *("ibot_vitb16", "ibot_vits16"),
+    *("dinov2_vits14", "dinov2_vitb14", "dinov2_vits14_reg", "dinov2_vitb14_reg"),
+}
+
+
+def test_every_backbone_of_the_method_is_there() -> None:
+    assert set(weights_table()) == NAMES
+
+
+@pytest.mark.parametrize("name", sorted(NAMES))
+def test_a_row_agrees_with_its_name(name: str) -> None:
+    row = named_backbone(name)
+    family, size, *registers = name.split("_")
+    assert row.arch == {"vits": "vit_small", "vitb": "vit_base"}[size[:4]]
+    assert row.patch_px == int(size[4:])
+    assert row.registers == (4 if registers else 0)
+    assert row.layer_scale == (family == "dinov2")
+    assert row.pos_grid * row.patch_px == (518 if family == "dinov2" else 224)
+    assert math.isclose(sum(row.mean), 1.347), "ImageNet's normalisation"
+
+
+@pytest.mark.parametrize("name", sorted(NAMES))
+def test_the_publisher_is_asked_first_and_over_https(name: str) -> None:
+    first = named_backbone(name).sources[0]
+    assert isinstance(first, UrlSource)
+    assert first.url.scheme == "https"
+    assert first.filename(name).endswith(".pth")
+
+
+def test_the_default_backbone_has_a_second_source() -> None:
+    assert any(isinstance(source, PackageSource) for source in named_backbone(DEFAULT_BACKBONE).sources)
+
+
+def test_an_unknown_name_is_refused_with_the_known_ones() -> None:
+    with pytest.raises(UsageError, match=r"no backbone 'resnet50'; name one of dino_vitb8, .*or custom"):
+        named_backbone("resnet50")
+
+
+ROW = {"arch": "vit_small", "patch_px": 14, "pos_grid": 37, "licence": "Apache-2.0"}
+PACKAGE = {"package": "p==1", "wheel_sha256": "0" * 64, "member": "m.onnx", "member_sha256": "0" * 64, "sha256": None}
+
+
+@pytest.mark.parametrize(
+    "spoilt",
+    [
+        {**ROW, "sources": []},
+        {**ROW, "sources": [{"url": "https://a.example/w.pth"}]},
+        {**ROW, "sources": [{"url": "https://a.example/w.pth", "sha256": "abc"}]},
+        {**ROW, "sources": [{"url": "ftp://a.example/w.pth", "sha256": None}]},
+        {**ROW, "sources": [{"url": "http://a.example/w.pth", "sha256": None}]},
+        {**ROW, "sources": [{**PACKAGE, "package": "p>=1"}]},
+        {**ROW, "sources": [{**PACKAGE, "package": "--index-url=x==1 y"}]},
+        {**ROW, "sources": [PACKAGE], "heads": 6},
+        {**ROW, "sources": [PACKAGE], "arch": "vit_giant"},
+    ],
+)
+def test_a_spoilt_row_is_refused(spoilt: dict[str, object]) -> None:
+    with pytest.raises(ValidationError):
+        TypeAdapter(NamedBackbone).validate_python(spoilt)
+
+
+def test_the_row_that_was_spoilt_is_a_good_one() -> None:
+    assert TypeAdapter(NamedBackbone).validate_python({**ROW, "sources": [PACKAGE]}).registers == 0

@@ -1,0 +1,130 @@
+"""What a config file may say, and how it is told what is wrong with it."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import BaseModel
+
+from edge_uad.errors import SettingsError
+from edge_uad.runtime.settings import Settings, StationSettings, load_settings, parse_settings
+
+REPO = Path(__file__).parents[3]
+DEFAULT_YAML = REPO / "config" / "default.yaml"
+STATION = "stations: [{name: line, source: '0', bank: b.safetensors}]\n"
+
+
+def keys_of(model: type[BaseModel]) -> set[str]:
+    return set(model.model_fields)
+
+
+def test_the_default_file_says_exactly_the_defaults() -> None:
+    written = parse_settings(DEFAULT_YAML.read_text())
+    assert written == Settings(
+        stations=(StationSettings(name="line", source="0", bank=Path("bank.safetensors")),),
+    )
+
+
+def test_the_default_file_holds_every_key() -> None:
+    def check(content: dict[str, Any], model: BaseModel) -> None:
+        assert set(content) == keys_of(type(model))
+        for key, value in content.items():
+            inner = getattr(model, key)
+            if isinstance(inner, BaseModel):
+                check(value, inner)
+
+    content = yaml.safe_load(DEFAULT_YAML.read_text())
+    settings = parse_settings(DEFAULT_YAML.read_text())
+    check(content, settings)
+    check(content["stations"][0], settings.stations[0])
+
+
+def test_every_key_of_the_default_file_has_a_comment() -> None:
+    lines = [line for line in DEFAULT_YAML.read_text().splitlines() if re.match(r"\s*(- )?\w+:", line)]
+    assert len(lines) > 10
+    assert [line for line in lines if "#" not in line and not line.rstrip().endswith(":")] == []
+
+
+@pytest.mark.parametrize("path", sorted((REPO / "config" / "examples").glob("*.yaml")), ids=lambda path: path.name)
+def test_the_examples_are_valid(path: Path) -> None:
+    assert load_settings(path).stations
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        (STATION + "modle: m.onnx", "modle: there is no such key; did you mean model?"),
+        (STATION + "publish: {heatmaps: never}", "publish.heatmaps: there is no such key; did you mean heatmap?"),
+        (STATION + "zzz: 1", "zzz: there is no such key; known here are stations, model,"),
+        (
+            "stations: [{name: a, source: '0', bankk: b}]",
+            "stations[0].bankk: there is no such key; did you mean bank?",
+        ),
+        ("stations: [{name: a, source: '0'}]", "stations[0].bank: this key is required"),
+        ("publish: {}", "stations: this key is required"),
+        ("stations: []", "stations: "),
+        (STATION + "provider: gpu", "provider: input should be 'cpu', 'cuda', 'tensorrt' or 'openvino', not 'gpu'"),
+        (STATION + "threads: -1", "threads: input should be greater than or equal to 0, not -1"),
+        (STATION + "stop_timeout_s: .nan", "stop_timeout_s: input should be"),
+        (STATION + "reconnect: {first_s: 9, max_s: 3}", "reconnect: first_s (9) is longer than max_s (3)"),
+        ("stations: [{name: 'a/b', source: '0', bank: b}]", "stations[0].name: "),
+        (
+            "stations: [{name: a, source: '0', bank: b}, {name: a, source: '1', bank: b}]",
+            "the station name 'a' stands twice; every station needs its own",
+        ),
+        ("[1, 2]", "a map of keys was expected, this is list"),
+        ("", "a map of keys was expected, this is NoneType"),
+        ("a: [", "this is not YAML"),
+        ("a: !!python/object/apply:os.system ['true']", "this is not YAML"),
+    ],
+)
+def test_a_wrong_config_is_one_sentence_that_names_the_place(text: str, told: str) -> None:
+    with pytest.raises(SettingsError) as error:
+        parse_settings(text, name="line.yaml")
+    assert str(error.value).startswith("line.yaml: " + told)
+    assert "\n" not in str(error.value)
+
+
+@given(st.text(max_size=200))
+def test_any_text_is_settings_or_a_settings_error(text: str) -> None:
+    try:
+        parse_settings(text)
+    except SettingsError as error:
+        assert str(error)  # noqa: PT017  (any other exception fails the test)
+
+
+def test_relative_paths_are_relative_to_the_file(tmp_path: Path) -> None:
+    config = tmp_path / "line.yaml"
+    config.write_text(
+        "stations:\n"
+        "  - {name: a, source: parts/, bank: a.safetensors}\n"
+        "  - {name: b, source: '0', bank: /banks/b.safetensors}\n"
+        "  - {name: c, source: 'rtsp://host/1', bank: c.safetensors}\n"
+        "model: m.onnx\n"
+    )
+    settings = load_settings(config)
+    assert [station.bank for station in settings.stations] == [
+        tmp_path / "a.safetensors",
+        Path("/banks/b.safetensors"),
+        tmp_path / "c.safetensors",
+    ]
+    assert [station.source for station in settings.stations] == [str(tmp_path / "parts"), "0", "rtsp://host/1"]
+    assert settings.model == tmp_path / "m.onnx"
+
+
+def test_a_config_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    missing = tmp_path / "missing.yaml"
+    with pytest.raises(SettingsError, match=r"missing.yaml: the config file cannot be read: No such file"):
+        load_settings(missing)
+    binary = tmp_path / "binary.yaml"
+    binary.write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(SettingsError, match=r"binary.yaml: the config file is not UTF-8"):
+        load_settings(binary)
+    huge = tmp_path / "huge.yaml"
+    huge.write_bytes(b"#" * (1024 * 1024 + 1))
+    with pytest.raises(SettingsError, match="at most"):
+        load_settings(huge)
