@@ -11,7 +11,7 @@ from itertools import islice
 
 import numpy as np
 
-from bank_tools.bank.build import look_at
+from bank_tools.bank.build import embed_all
 from bank_tools.bank.calibrate import Coreset, cross_scores, thin_out
 from edge_uad.cli.console import TerminalProgress
 from edge_uad.inference.inspector import ForegroundEmbedding
@@ -63,7 +63,7 @@ def seen_in(backbone: Backbone, folder: str, bpm_threshold: float, *, every: int
     )
     source, total = recorded_source(folder)
     chosen = None if total is None else -(-total // every)
-    return look_at(islice(frames_of(source), 0, None, every), embedder, chosen, TerminalProgress()).seen
+    return embed_all(islice(frames_of(source), 0, None, every), embedder, chosen, TerminalProgress()).seen
 
 
 def score(one: ForegroundEmbedding, search: PatchSearch, top_ratio: float) -> float:

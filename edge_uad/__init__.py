@@ -1,3 +1,3 @@
-"""edge-uad: visual anomaly inspection beside the line, learned from good parts alone."""
+"""edge-uad: visual anomaly inspection in a background thread, learned from good parts alone."""
 
 __version__ = "0.1.0"

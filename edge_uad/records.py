@@ -77,7 +77,7 @@ class ModelInput:
 
     pixels: Float32
     """float32 (3, h, w)."""
-    made_by: object
+    preprocessor: object
     """The preprocessor; another one would have made other pixels of the same picture."""
 
 
@@ -322,7 +322,7 @@ class StationState(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StationStatus:
-    """One station's life sign, every second: tells "no defects" from "no daemon"."""
+    """One station's heartbeat, every second: tells "no defects" from "no daemon"."""
 
     station: str
     at_ns: int
@@ -347,7 +347,7 @@ class StationStatus:
     heatmap_overruns: int = 0
     status_overruns: int = 0
     heatmaps_skipped: int = 0
-    """Pictures that were asked for and not drawn, because too many waited already."""
+    """HeatmapRenderer that were asked for and not drawn, because too many waited already."""
     ready: bool = False
     """The first inference is done: frames are judged."""
     refused_bank: str | None = None

@@ -9,7 +9,7 @@ StageTimer = Callable[[str, float], None]
 STAGES = ("preprocess", "backbone", "masking", "search", "scoring", "heatmap")
 """Of every frame judged, in their order."""
 PUBLISHING_STAGES = ("publish", "overlay", "encode")
-"""``publish`` is a verdict's, ``overlay`` and ``encode`` a picture's: drawn and made a JPEG beside the line."""
+"""``publish`` is a verdict's, ``overlay`` and ``encode`` a picture's: drawn and made a JPEG in a background thread."""
 
 
 @contextmanager

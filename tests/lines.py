@@ -8,7 +8,7 @@ from pathlib import Path
 from edge_uad.inference.inspector import Inspector
 from edge_uad.interfaces import FrameSource
 from edge_uad.runtime.daemon import Daemon
-from edge_uad.runtime.reload import BankWatch
+from edge_uad.runtime.reload import BankReloader
 from edge_uad.runtime.signals import Signals
 from edge_uad.runtime.station import Mode, Station
 from edge_uad.runtime.systemd import Notifier
@@ -34,11 +34,11 @@ class Line:
         inspector: Inspector | None = None,
         deadline_ms: float | Sequence[float | None] | None = None,
         bank: Path | None = None,
-        banks: BankWatch | None = None,
+        banks: BankReloader | None = None,
         wake: threading.Event | None = None,
         max_batch: int = 1,
         max_wait_ms: float = 0.0,
-        side_by_side: int = 1,
+        parallel_frames: int = 1,
     ) -> None:
         wake = wake or threading.Event()
         names = ["line", *(f"line{number}" for number in range(2, len(sources) + 1))]
@@ -68,7 +68,7 @@ class Line:
             banks=banks,
             max_batch=max_batch,
             max_wait_ms=max_wait_ms,
-            side_by_side=side_by_side,
+            parallel_frames=parallel_frames,
             stop_timeout_s=stop_timeout_s,
         )
 

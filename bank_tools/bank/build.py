@@ -108,7 +108,7 @@ class GoodImages:
 
 
 @dataclass(frozen=True, slots=True)
-class _LookedAt:
+class _EmbeddedImage:
     """What the model sees in an image, or why it sees nothing."""
 
     name: str
@@ -118,7 +118,7 @@ class _LookedAt:
     reason: str = ""
 
 
-def look_at(
+def embed_all(
     frames: Iterable[Frame | UnreadableFrame],
     embedder: Embedder,
     total: int | None,
@@ -132,24 +132,24 @@ def look_at(
     """
     images = GoodImages()
     with progress.step("embedding", total, "images") as done:
-        for looked in in_order(partial(_look_at_one, embedder), frames, workers=workers):
+        for looked in in_order(partial(_embed_one, embedder), frames, workers=workers):
             _sort_in(looked, images)
             done(1)
     return images
 
 
-def _look_at_one(embedder: Embedder, frame: Frame | UnreadableFrame) -> _LookedAt:
+def _embed_one(embedder: Embedder, frame: Frame | UnreadableFrame) -> _EmbeddedImage:
     name = frame.part_id or f"frame {frame.frame_id}"
     if isinstance(frame, UnreadableFrame):
-        return _LookedAt(name, None, None, frame.reason)
+        return _EmbeddedImage(name, None, None, frame.reason)
     digest = _pixel_digest(frame.image)
     try:
-        return _LookedAt(name, embedder.embed(frame.image), digest)
+        return _EmbeddedImage(name, embedder.embed(frame.image), digest)
     except FrameError as error:
-        return _LookedAt(name, None, digest, str(error))
+        return _EmbeddedImage(name, None, digest, str(error))
 
 
-def _sort_in(looked: _LookedAt, images: GoodImages) -> None:
+def _sort_in(looked: _EmbeddedImage, images: GoodImages) -> None:
     if looked.digest is None:
         images.unreadable.append((looked.name, looked.reason))
     elif looked.seen is None:

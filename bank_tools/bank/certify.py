@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from bank_tools.bank.build import BuiltBank, GoodImages, build_bank, embedder_for, look_at, recipe_for
+from bank_tools.bank.build import BuiltBank, GoodImages, build_bank, embed_all, embedder_for, recipe_for
 from bank_tools.metrics.image import image_auroc
 from edge_uad import __version__
 from edge_uad.errors import UsageError
@@ -89,7 +89,7 @@ def judge(backbone: Backbone, images: CertifiedWith, progress: Progress) -> Judg
         false_alarm_rate=images.false_alarm_rate,
     )
     embedder = embedder_for(backbone, recipe)
-    good = look_at(frames_of(FolderSource(STATION, list(images.good))), embedder, len(images.good), progress)
+    good = embed_all(frames_of(FolderSource(STATION, list(images.good))), embedder, len(images.good), progress)
     built = build_bank(good, recipe=recipe, embedder=embedder, progress=progress)
     scores = _good_scores(good, built, images.good)
     threshold = built.bank.manifest.threshold

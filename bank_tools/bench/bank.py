@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from bank_tools.bank.build import MIN_IMAGES, build_bank, embedder_for, look_at, recipe_for
+from bank_tools.bank.build import MIN_IMAGES, build_bank, embed_all, embedder_for, recipe_for
 from bank_tools.bench.frames import DRAWN_FRAMES, EncodedFrames, decoded
 from edge_uad.errors import UsageError
 from edge_uad.inference.bank import PatchBank
@@ -31,7 +31,7 @@ def bank_of(
         raise UsageError(f"one frame makes no bank: name {MIN_IMAGES} images or more, or a bank with --bank")
     recipe = dataclasses.replace(recipe_for(backbone.card), coreset_ratio=1.0, geometry=geometry)
     embedder = embedder_for(backbone, recipe)
-    images = look_at(map(decoded, messages), embedder, len(messages), progress)
+    images = embed_all(map(decoded, messages), embedder, len(messages), progress)
     return build_bank(images, recipe=recipe, embedder=embedder, progress=progress).bank
 
 

@@ -56,7 +56,7 @@ class EncodedFrames:
 
 
 def frames_from_files(images: Sequence[str]) -> EncodedFrames:
-    """Pictures of folders, globs or files as frames; JPEG and PNG files go as they are.
+    """HeatmapRenderer of folders, globs or files as frames; JPEG and PNG files go as they are.
 
     Args:
         images: as ``edge-uad send`` takes them.

@@ -50,7 +50,7 @@ class StageResult:
 
     stages: dict[str, Timing]
     whole: Timing
-    """From the encoded frame to the published verdict; its picture is drawn beside the line."""
+    """From the encoded frame to the published verdict; its picture is drawn in a background thread."""
     foreground_ratio: float
     """On average."""
     decisions: dict[str, int]

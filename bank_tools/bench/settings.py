@@ -30,7 +30,7 @@ def settings_to_compare(*, n_cores: int, batches: Sequence[int], folder: Path) -
     """
     threads = [Setting(f"threads {n}", {"threads": n}) for n in thread_counts(n_cores)]
     batched = [Setting(f"max_batch {n}, {n} stations", {"max_batch": n}, n) for n in batches if n > 1]
-    in_turn = [Setting("side_by_side false", {"side_by_side": False})]
+    in_turn = [Setting("parallel_frames false", {"parallel_frames": False})]
     heatmaps = [Setting(f"heatmap {policy}", {"publish": {"heatmap": policy}}) for policy in ("never", "always")]
     records = [
         Setting("audit log", {"audit": {"file": str(folder / "verdicts.jsonl")}}),

@@ -5,7 +5,7 @@ from bank_tools.evaluation.results import ResultTable
 from edge_uad.stages import PUBLISHING_STAGES
 
 PICTURE_STAGES = frozenset(PUBLISHING_STAGES) - {"publish"}
-"""Drawn and encoded beside the line, which does not wait for a picture."""
+"""Drawn and encoded in a background thread, which does not wait for a picture."""
 THROUGHPUT_GOAL = 0.95
 LATENCY_GOAL = 1.10
 

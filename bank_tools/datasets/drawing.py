@@ -8,7 +8,7 @@ MAX_FOLDERS = 6
 MAX_DEPTH = 3
 
 
-def side_by_side(left_title: str, left: str, right_title: str, right: str) -> str:
+def two_columns(left_title: str, left: str, right_title: str, right: str) -> str:
     """Two columns of text."""
     left_lines, right_lines = [left_title, *left.splitlines()], [right_title, *right.splitlines()]
     n_lines = max(len(left_lines), len(right_lines))

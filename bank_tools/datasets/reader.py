@@ -6,7 +6,7 @@ from pathlib import Path
 
 from bank_tools.datasets import btad, casting, cifar, classes, mtd, mvtec, mvtec2, species60, textiles, visa
 from bank_tools.datasets.checks import oddities
-from bank_tools.datasets.drawing import drawn, side_by_side
+from bank_tools.datasets.drawing import drawn, two_columns
 from bank_tools.datasets.folders import subfolders
 from bank_tools.datasets.layout import Layout
 from bank_tools.datasets.records import Dataset
@@ -98,4 +98,4 @@ def _wrong_tree(root: Path, asked: Sequence[Layout]) -> str:
     else:
         problem = f"{root} has none of the known layouts ({', '.join(LAYOUTS)}); lay it out as below or name --layout"
         expected = mvtec.EXPECTED
-    return f"{problem}\n\n{side_by_side('expected', expected, 'found', drawn(root))}"
+    return f"{problem}\n\n{two_columns('expected', expected, 'found', drawn(root))}"

@@ -6,7 +6,7 @@ from itertools import product
 
 from bank_tools.bank.build import Recipe
 from bank_tools.datasets import Dataset
-from bank_tools.evaluation.detection import Bench, CategoryResult, evaluate_categories
+from bank_tools.evaluation.detection import CategoryResult, EvaluationContext, evaluate_categories
 from bank_tools.evaluation.published import ABLATE, published
 from bank_tools.evaluation.results import Outcome, ResultTable, category_json, published_table
 from bank_tools.evaluation.variant import Variant, parse_scales
@@ -118,7 +118,7 @@ def ablate(
     dataset: Dataset,
     sweeps: Sequence[Sweep],
     points: Sequence[Point],
-    bench_for: Callable[[Point], Bench],
+    context_for: Callable[[Point], EvaluationContext],
     *,
     n_good: int | None,
     on_row: Callable[[Row], None],
@@ -129,13 +129,13 @@ def ablate(
         dataset: as read.
         sweeps: for the charts.
         points: what is measured.
-        bench_for: the bench of a point.
+        context_for: the context of a point.
         n_good: learn from so many good images; None for all.
         on_row: told of each point when it is done.
     """
     rows = []
     for point in points:
-        results = evaluate_categories(dataset, bench_for(point), n_good=point.n_good(n_good))
+        results = evaluate_categories(dataset, context_for(point), n_good=point.n_good(n_good))
         rows.append(Row(point, tuple(results)))
         on_row(rows[-1])
     figures = published(dataset, ABLATE)

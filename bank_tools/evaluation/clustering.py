@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from bank_tools.datasets import Category
-from bank_tools.evaluation.detection import Bench, some_of
+from bank_tools.evaluation.detection import EvaluationContext, some_of
 from bank_tools.evaluation.distance_table import distances_of
 from bank_tools.metrics.image import ClusteringMetrics, clustering_metrics
 from edge_uad.errors import FrameError, MissingExtraError, UsageError
@@ -43,7 +43,11 @@ class ClusteredCategory:
 
 
 def cluster_categories(
-    dataset_categories: Sequence[Category], bench: Bench, *, n_good: int | None = None, top_ratios: Sequence[float]
+    dataset_categories: Sequence[Category],
+    context: EvaluationContext,
+    *,
+    n_good: int | None = None,
+    top_ratios: Sequence[float],
 ) -> list[ClusteredCategory]:
     """Cluster each category's test images by all patches, by the farthest one, and by the top ones.
 
@@ -51,7 +55,7 @@ def cluster_categories(
 
     Args:
         dataset_categories: with at least two kinds of test images each.
-        bench: how.
+        context: how.
         n_good: learn from so many good images; None for all.
         top_ratios: each makes features of its own; the picture shows the first.
 
@@ -59,15 +63,17 @@ def cluster_categories(
         MissingExtraError: scikit-learn is not installed.
         UsageError: a category has one kind alone.
     """
-    return [_cluster(category, bench, n_good, top_ratios) for category in dataset_categories]
+    return [_cluster(category, context, n_good, top_ratios) for category in dataset_categories]
 
 
-def _cluster(category: Category, bench: Bench, n_good: int | None, top_ratios: Sequence[float]) -> ClusteredCategory:
+def _cluster(
+    category: Category, context: EvaluationContext, n_good: int | None, top_ratios: Sequence[float]
+) -> ClusteredCategory:
     n_clusters = len({sample.kind for sample in category.test})
     if n_clusters < 2:
         raise UsageError(f"{category.name}: every test image is of one kind, there is nothing to cluster; leave it out")
-    features, kinds, warnings = _features(category, bench, n_good, top_ratios)
-    seed = bench.variant.recipe.seed
+    features, kinds, warnings = _features(category, context, n_good, top_ratios)
+    seed = context.variant.recipe.seed
     clusterings = tuple(
         Clustering(
             category=category.name,
@@ -87,22 +93,22 @@ def _cluster(category: Category, bench: Bench, n_good: int | None, top_ratios: S
 
 
 def _features(
-    category: Category, bench: Bench, n_good: int | None, top_ratios: Sequence[float]
+    category: Category, context: EvaluationContext, n_good: int | None, top_ratios: Sequence[float]
 ) -> tuple[dict[str, Float32], list[str], list[str]]:
     """Per choice (n, D), the kinds (n,), and what could not be used."""
-    good = some_of(category.good, n_good, seed=bench.variant.recipe.seed)
-    table = bench.search(good, category.test)
+    good = some_of(category.good, n_good, seed=context.variant.recipe.seed)
+    table = context.search(good, category.test)
     found: dict[str, list[Float32]] = {name: [] for name in (ALL, MAX, *map(_top, top_ratios))}
     kinds: list[str] = []
     warnings: list[str] = []
-    with bench.progress.step("clustering", len(category.test), "images") as done:
+    with context.progress.step("clustering", len(category.test), "images") as done:
         for sample, row in zip(category.test, table.test, strict=True):
             try:
-                seen = bench.looker.look(sample)
+                seen = context.sample_embedder.look(sample)
             except FrameError as error:
                 warnings.append(f"{category.name}: {sample.name} stays out of the clustering: {error}")
             else:
-                distances = distances_of(row, bench.grid_hw)
+                distances = distances_of(row, context.grid_hw)
                 tokens = seen.embedding.tokens
                 found[ALL].append(tokens[seen.mask.foreground].mean(axis=0))
                 found[MAX].append(tokens[int(row.argmax())])

@@ -7,9 +7,9 @@ import numpy as np
 
 from bank_tools.datasets import Category, Dataset, Sample
 from bank_tools.evaluation.distance_table import DistanceTable, decision_of, distances_of, measure
-from bank_tools.evaluation.embedding import Looker
+from bank_tools.evaluation.embedding import SampleEmbedder
 from bank_tools.evaluation.localisation import pixel_result
-from bank_tools.evaluation.step_cache import StepStore
+from bank_tools.evaluation.step_cache import StepCache
 from bank_tools.evaluation.variant import Variant
 from bank_tools.metrics.image import ImageMetrics, LineMetrics, image_metrics, line_metrics
 from bank_tools.metrics.pixel import PixelResult
@@ -62,11 +62,11 @@ class CategoryResult:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Bench:
+class EvaluationContext:
     """What every measurement needs."""
 
-    looker: Looker
-    steps: StepStore
+    sample_embedder: SampleEmbedder
+    steps: StepCache
     progress: Progress
     variant: Variant
     pixels: bool = True
@@ -79,9 +79,9 @@ class Bench:
     @property
     def grid_hw(self) -> tuple[int, int]:
         """The model's."""
-        return self.looker.embedder.backbone.card.grid_hw
+        return self.sample_embedder.embedder.backbone.card.grid_hw
 
-    def seeded(self, seed: int) -> "Bench":
+    def seeded(self, seed: int) -> "EvaluationContext":
         """The same with another seed."""
         recipe = replace(self.variant.recipe, seed=seed)
         return replace(self, variant=replace(self.variant, recipe=recipe))
@@ -92,36 +92,40 @@ class Bench:
             good,
             test,
             variant=self.variant,
-            looker=self.looker,
+            sample_embedder=self.sample_embedder,
             steps=self.steps,
             progress=self.progress,
             calibrated=self.calibrated,
         )
 
 
-def evaluate_categories(dataset: Dataset, bench: Bench, *, n_good: int | None = None) -> list[CategoryResult]:
+def evaluate_categories(
+    dataset: Dataset, context: EvaluationContext, *, n_good: int | None = None
+) -> list[CategoryResult]:
     """Each category with a bank of its own good images: defect detection, or one class against the rest.
 
     Args:
         dataset: as read.
-        bench: how.
+        context: how.
         n_good: learn from so many good images, chosen by the seed; None for all.
     """
     results = []
     for category in dataset.categories:
-        good = some_of(category.good, n_good, seed=bench.variant.recipe.seed)
-        result = _result(category, bench.search(good, category.test), bench)
-        bench.on_category(result)
+        good = some_of(category.good, n_good, seed=context.variant.recipe.seed)
+        result = _result(category, context.search(good, category.test), context)
+        context.on_category(result)
         results.append(result)
     return results
 
 
-def evaluate_together(dataset: Dataset, bench: Bench, *, n_good: int | None = None) -> list[CategoryResult]:
+def evaluate_together(
+    dataset: Dataset, context: EvaluationContext, *, n_good: int | None = None
+) -> list[CategoryResult]:
     """One bank of every category's good images, one threshold; each category's test against it, and all at once.
 
     Args:
         dataset: as read.
-        bench: how.
+        context: how.
         n_good: learn from so many good images of each category; None for all.
 
     Raises:
@@ -132,17 +136,17 @@ def evaluate_together(dataset: Dataset, bench: Bench, *, n_good: int | None = No
             f"{dataset.root}: its categories are classes against each other, which one bank cannot hold; "
             "use --task semantic"
         )
-    seed = bench.variant.recipe.seed
+    seed = context.variant.recipe.seed
     good = [sample for category in dataset.categories for sample in some_of(category.good, n_good, seed=seed)]
-    table = bench.search(good, [sample for category in dataset.categories for sample in category.test])
+    table = context.search(good, [sample for category in dataset.categories for sample in category.test])
     results = []
     first = 0
     for category in dataset.categories:
         rows = slice(first, first + len(category.test))
         first = rows.stop
         part = replace(table, test=table.test[rows], reasons=table.reasons[rows], key=f"{table.key}:{rows.start}")
-        results.append(_result(category, part, bench))
-        bench.on_category(results[-1])
+        results.append(_result(category, part, context))
+        context.on_category(results[-1])
     return results
 
 
@@ -155,21 +159,23 @@ class Shot:
     category: CategoryResult
 
 
-def evaluate_low_shot(dataset: Dataset, bench: Bench, *, shots: Sequence[int], n_seeds: int) -> list[Shot]:
+def evaluate_low_shot(
+    dataset: Dataset, context: EvaluationContext, *, shots: Sequence[int], n_seeds: int
+) -> list[Shot]:
     """Banks of n good images drawn with several seeds, for each category that has as many.
 
     Args:
         dataset: as read.
-        bench: how; the seeds count from its recipe's.
+        context: how; the seeds count from its recipe's.
         shots: the n.
         n_seeds: draws of each.
 
     Raises:
         UsageError: no category has as many good images as the fewest asked for.
     """
-    first_seed = bench.variant.recipe.seed
+    first_seed = context.variant.recipe.seed
     found = [
-        Shot(n_good=n_good, seed=seed, category=_shot(category, bench.seeded(seed), n_good))
+        Shot(n_good=n_good, seed=seed, category=_shot(category, context.seeded(seed), n_good))
         for category in dataset.categories
         for n_good in shots
         if n_good <= len(category.good)
@@ -181,10 +187,10 @@ def evaluate_low_shot(dataset: Dataset, bench: Bench, *, shots: Sequence[int], n
     return found
 
 
-def _shot(category: Category, bench: Bench, n_good: int) -> CategoryResult:
-    good = some_of(category.good, n_good, seed=bench.variant.recipe.seed)
-    result = _result(category, bench.search(good, category.test), bench)
-    bench.on_category(result)
+def _shot(category: Category, context: EvaluationContext, n_good: int) -> CategoryResult:
+    good = some_of(category.good, n_good, seed=context.variant.recipe.seed)
+    result = _result(category, context.search(good, category.test), context)
+    context.on_category(result)
     return result
 
 
@@ -196,15 +202,15 @@ def some_of(samples: Sequence[Sample], n: int | None, *, seed: int) -> Sequence[
     return [samples[index] for index in chosen.tolist()]
 
 
-def _result(category: Category, table: DistanceTable, bench: Bench) -> CategoryResult:
-    recipe = bench.variant.recipe
-    threshold = table.threshold(recipe, bench.grid_hw)
-    judged = _judged(category, table, bench, threshold)
+def _result(category: Category, table: DistanceTable, context: EvaluationContext) -> CategoryResult:
+    recipe = context.variant.recipe
+    threshold = table.threshold(recipe, context.grid_hw)
+    judged = _judged(category, table, context, threshold)
     scored = [one for one in judged if one.score is not None]
     warnings = [*category.warnings, *_oddities(category, table, judged)]
     pixel = None
-    if bench.pixels and any(sample.mask_path for sample in category.test):
-        pixel, odd = pixel_result(category, table, bench.looker.embedder, bench.steps, bench.progress)
+    if context.pixels and any(sample.mask_path for sample in category.test):
+        pixel, odd = pixel_result(category, table, context.sample_embedder.embedder, context.steps, context.progress)
         warnings += odd
     return CategoryResult(
         name=category.name,
@@ -220,8 +226,10 @@ def _result(category: Category, table: DistanceTable, bench: Bench) -> CategoryR
     )
 
 
-def _judged(category: Category, table: DistanceTable, bench: Bench, threshold: float | None) -> list[Judged]:
-    scores = table.scores(top_ratio=bench.variant.recipe.top_ratio, grid_hw=bench.grid_hw)
+def _judged(
+    category: Category, table: DistanceTable, context: EvaluationContext, threshold: float | None
+) -> list[Judged]:
+    scores = table.scores(top_ratio=context.variant.recipe.top_ratio, grid_hw=context.grid_hw)
     return [
         Judged(
             sample=sample,

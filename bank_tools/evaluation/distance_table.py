@@ -9,9 +9,9 @@ from bank_tools.bank.build import Recipe
 from bank_tools.bank.calibrate import cross_distances, fold_count
 from bank_tools.bank.coreset import coreset_size
 from bank_tools.datasets import Sample
-from bank_tools.evaluation.embedding import QUARTER_TURNS, Looked, Looker
+from bank_tools.evaluation.embedding import QUARTER_TURNS, EmbeddedSamples, SampleEmbedder
 from bank_tools.evaluation.search import ComparedWith
-from bank_tools.evaluation.step_cache import StepStore, Tensors, digest_of
+from bank_tools.evaluation.step_cache import StepCache, Tensors, digest_of
 from bank_tools.evaluation.variant import Variant
 from edge_uad import __version__
 from edge_uad.errors import FrameError, UsageError
@@ -77,8 +77,8 @@ def measure(
     test: Sequence[Sample],
     *,
     variant: Variant,
-    looker: Looker,
-    steps: StepStore,
+    sample_embedder: SampleEmbedder,
+    steps: StepCache,
     progress: Progress,
     calibrated: bool = True,
 ) -> DistanceTable:
@@ -88,7 +88,7 @@ def measure(
         good: what the bank learns.
         test: what is scored; never looked at before its own turn.
         variant: how.
-        looker: embeds, its masking set as the variant says.
+        sample_embedder: embeds, its masking set as the variant says.
         steps: where finished searches are kept.
         progress: told of every step.
         calibrated: whether the good samples are scored against one another too.
@@ -96,11 +96,19 @@ def measure(
     Raises:
         UsageError: no good sample can be used.
     """
-    key = digest_of(_facts(good, test, variant, looker, calibrated=calibrated))
+    key = digest_of(_facts(good, test, variant, sample_embedder, calibrated=calibrated))
     kept = steps.get(key)
     if kept is None:
         kept = _to_tensors(
-            _search(good, test, key=key, variant=variant, looker=looker, progress=progress, calibrated=calibrated)
+            _search(
+                good,
+                test,
+                key=key,
+                variant=variant,
+                sample_embedder=sample_embedder,
+                progress=progress,
+                calibrated=calibrated,
+            )
         )
         steps.put(key, kept)
     return _from_tensors(key, kept)
@@ -112,19 +120,19 @@ def _search(
     *,
     key: str,
     variant: Variant,
-    looker: Looker,
+    sample_embedder: SampleEmbedder,
     progress: Progress,
     calibrated: bool,
 ) -> DistanceTable:
     recipe = variant.recipe
-    looked = looker.look_at_all(good, progress, "embedding", turned=variant.turned)
+    looked = sample_embedder.embed_all(good, progress, "embedding", turned=variant.turned)
     if not looked.seen:
         raise UsageError(f"none of the {len(good)} good images can be used; the first: {' '.join(looked.skipped[0])}")
     size = coreset_size(sum(int(one.mask.foreground.sum()) for one in looked.seen), recipe.coreset_ratio)
     with progress.step("choosing", size * len(variant.scales), "patches") as done:
         search = ComparedWith(looked.seen, variant, on_chosen=done)
     calibration = _calibrate(looked, variant, progress) if calibrated else np.empty((0, 0), np.float32)
-    rows, reasons, ratios = _score(test, search, looker, progress)
+    rows, reasons, ratios = _score(test, search, sample_embedder, progress)
     return DistanceTable(
         key=key,
         test=rows,
@@ -138,14 +146,14 @@ def _search(
 
 
 def _score(
-    test: Sequence[Sample], search: ComparedWith, looker: Looker, progress: Progress
+    test: Sequence[Sample], search: ComparedWith, sample_embedder: SampleEmbedder, progress: Progress
 ) -> tuple[Float32, list[str], list[float]]:
     """Distances (n, N), reasons (n,), and the foreground ratios of the samples judged."""
-    rows = np.zeros((len(test), int(np.prod(looker.embedder.backbone.card.grid_hw))), np.float32)
+    rows = np.zeros((len(test), int(np.prod(sample_embedder.embedder.backbone.card.grid_hw))), np.float32)
     reasons: list[str] = []
     ratios: list[float] = []
     with progress.step("scoring", len(test), "images") as done:
-        for row, views in zip(rows, looker.views_of(test), strict=True):
+        for row, views in zip(rows, sample_embedder.views_of(test), strict=True):
             if isinstance(views, FrameError):
                 reasons.append(str(views))
             else:
@@ -157,7 +165,7 @@ def _score(
     return rows, reasons, ratios
 
 
-def _calibrate(looked: Looked, variant: Variant, progress: Progress) -> Float32:
+def _calibrate(looked: EmbeddedSamples, variant: Variant, progress: Progress) -> Float32:
     n_images = _n_images(looked, variant)
     if n_images < 2:
         return np.empty((0, 0), np.float32)
@@ -174,17 +182,22 @@ def _calibrate(looked: Looked, variant: Variant, progress: Progress) -> Float32:
     return table
 
 
-def _n_images(looked: Looked, variant: Variant) -> int:
+def _n_images(looked: EmbeddedSamples, variant: Variant) -> int:
     return len(looked.seen) // (QUARTER_TURNS if variant.turned else 1)
 
 
 def _facts(
-    good: Sequence[Sample], test: Sequence[Sample], variant: Variant, looker: Looker, *, calibrated: bool
+    good: Sequence[Sample],
+    test: Sequence[Sample],
+    variant: Variant,
+    sample_embedder: SampleEmbedder,
+    *,
+    calibrated: bool,
 ) -> object:
     recipe = {name: value for name, value in asdict(variant.recipe).items() if name not in NOT_IN_THE_SEARCH}
     return {
         "version": __version__,
-        "looker": looker.identity,
+        "sample_embedder": sample_embedder.identity,
         "variant": {**asdict(variant), "recipe": recipe},
         "good": [content_digest(sample) for sample in good],
         "test": [content_digest(sample) for sample in test],

@@ -21,7 +21,7 @@ QUARTER_TURNS = 4
 
 
 @dataclass(frozen=True, slots=True)
-class Looked:
+class EmbeddedSamples:
     """What became of some samples."""
 
     seen: tuple[ForegroundEmbedding, ...]
@@ -30,7 +30,7 @@ class Looked:
     """Name and reason of those that hold nothing to learn from."""
 
 
-class Looker:
+class SampleEmbedder:
     """Embeds samples, each at most once per model and preprocessing.
 
     Args:
@@ -89,7 +89,9 @@ class Looker:
         """
         return self.embedder.mask(self.embedding(sample, quarter_turns=quarter_turns))
 
-    def look_at_all(self, samples: Sequence[Sample], progress: Progress, label: str, *, turned: bool = False) -> Looked:
+    def embed_all(
+        self, samples: Sequence[Sample], progress: Progress, label: str, *, turned: bool = False
+    ) -> EmbeddedSamples:
         """All good samples; those that cannot be used are named.
 
         Args:
@@ -107,7 +109,7 @@ class Looker:
                 else:
                     seen += views
                 done(1)
-        return Looked(tuple(seen), tuple(skipped))
+        return EmbeddedSamples(tuple(seen), tuple(skipped))
 
     def views_of(
         self, samples: Iterable[Sample], *, turned: bool = False

@@ -9,7 +9,7 @@ import numpy as np
 
 from bank_tools.datasets import Category, Sample
 from bank_tools.evaluation.distance_table import DistanceTable, content_digest, distances_of
-from bank_tools.evaluation.step_cache import StepStore, digest_of
+from bank_tools.evaluation.step_cache import StepCache, digest_of
 from bank_tools.metrics.pixel import GoodHeat, PixelMetrics, PixelResult
 from edge_uad.errors import FrameError
 from edge_uad.inference.inspector import Embedder
@@ -23,7 +23,7 @@ _MASKS_READ = "masks 1"
 
 
 def pixel_result(
-    category: Category, table: DistanceTable, embedder: Embedder, steps: StepStore, progress: Progress
+    category: Category, table: DistanceTable, embedder: Embedder, steps: StepCache, progress: Progress
 ) -> tuple[PixelResult, list[str]]:
     """Pixel metrics of one category, and what was odd; or what an earlier run found.
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from bank_tools.datasets import Dataset
 from bank_tools.evaluation.clustering import ClusteredCategory
-from bank_tools.evaluation.detection import Bench, CategoryResult, Judged, Shot
+from bank_tools.evaluation.detection import CategoryResult, EvaluationContext, Judged, Shot
 from bank_tools.evaluation.distance_table import content_digest
 from bank_tools.evaluation.published import Published
 from bank_tools.evaluation.step_cache import digest_of, write_atomically
@@ -175,7 +175,7 @@ def clusters_json(found: Sequence[ClusteredCategory]) -> list[dict[str, Any]]:
     ]
 
 
-def write_results(outcome: Outcome, bench: Bench, path: Path) -> None:
+def write_results(outcome: Outcome, context: EvaluationContext, path: Path) -> None:
     """``results.json``: every setting, seed, version and digest; the same for the same inputs.
 
     Raises:
@@ -193,7 +193,7 @@ def write_results(outcome: Outcome, bench: Bench, path: Path) -> None:
             "categories": [category.name for category in dataset.categories],
             "digest": dataset_digest(dataset),
         },
-        "model": asdict(bench.looker.embedder.backbone.card),
+        "model": asdict(context.sample_embedder.embedder.backbone.card),
         "settings": dict(outcome.settings),
         "results": outcome.results,
         "published": [asdict(one) for one in outcome.published],

@@ -19,7 +19,7 @@ _SUFFIX = ".safetensors"
 Tensors = dict[str, NDArray[Any]]
 
 
-class StepStore:
+class StepCache:
     """Results by the digest of everything that decides them; a changed setting is another step.
 
     Args:

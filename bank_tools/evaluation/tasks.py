@@ -6,8 +6,8 @@ from dataclasses import asdict
 from bank_tools.datasets import Dataset
 from bank_tools.evaluation.clustering import ClusteredCategory, cluster_categories
 from bank_tools.evaluation.detection import (
-    Bench,
     CategoryResult,
+    EvaluationContext,
     Shot,
     evaluate_categories,
     evaluate_low_shot,
@@ -33,7 +33,7 @@ CLUSTER_RATIOS = (0.05, 0.01)
 """The published ones; the recipe's own comes first where it is another."""
 
 
-def each_category(dataset: Dataset, bench: Bench, *, n_good: int | None, task: str) -> Outcome:
+def each_category(dataset: Dataset, context: EvaluationContext, *, n_good: int | None, task: str) -> Outcome:
     """Defect detection, or one class against the rest.
 
     Raises:
@@ -42,24 +42,24 @@ def each_category(dataset: Dataset, bench: Bench, *, n_good: int | None, task: s
     if dataset.labelled_classes != (task == SEMANTIC):
         found, other = ("classes", SEMANTIC) if dataset.labelled_classes else ("products", DEFECT)
         raise UsageError(f"{dataset.root}: its categories are {found}, read as {dataset.layout}; use --task {other}")
-    return _detected(dataset, bench, evaluate_categories(dataset, bench, n_good=n_good), n_good=n_good, task=task)
+    return _detected(dataset, context, evaluate_categories(dataset, context, n_good=n_good), n_good=n_good, task=task)
 
 
-def all_in_one(dataset: Dataset, bench: Bench, *, n_good: int | None) -> Outcome:
+def all_in_one(dataset: Dataset, context: EvaluationContext, *, n_good: int | None) -> Outcome:
     """Multi-class: one bank, one threshold."""
-    results = evaluate_together(dataset, bench, n_good=n_good)
-    return _detected(dataset, bench, results, n_good=n_good, task=MULTI_CLASS)
+    results = evaluate_together(dataset, context, n_good=n_good)
+    return _detected(dataset, context, results, n_good=n_good, task=MULTI_CLASS)
 
 
-def few_good(dataset: Dataset, bench: Bench, *, shots: Sequence[int], n_seeds: int) -> Outcome:
+def few_good(dataset: Dataset, context: EvaluationContext, *, shots: Sequence[int], n_seeds: int) -> Outcome:
     """Low-shot: mean and spread over seeds."""
-    found = evaluate_low_shot(dataset, bench, shots=shots, n_seeds=n_seeds)
+    found = evaluate_low_shot(dataset, context, shots=shots, n_seeds=n_seeds)
     return Outcome(
         task=LOW_SHOT,
         dataset=dataset,
         tables=_tables(low_shot_table(found), published_table(published(dataset, LOW_SHOT))),
         results=[{"n_good": one.n_good, "seed": one.seed, **category_json(one.category)} for one in found],
-        settings={**settings_of(bench), "shots": list(shots), "seeds": n_seeds},
+        settings={**settings_of(context), "shots": list(shots), "seeds": n_seeds},
         published=published(dataset, LOW_SHOT),
         warnings=(
             *dict.fromkeys(text for one in found for text in one.category.warnings),
@@ -74,30 +74,30 @@ def few_good(dataset: Dataset, bench: Bench, *, shots: Sequence[int], n_seeds: i
     )
 
 
-def clusters(dataset: Dataset, bench: Bench, *, n_good: int | None) -> Outcome:
+def clusters(dataset: Dataset, context: EvaluationContext, *, n_good: int | None) -> Outcome:
     """Anomaly clustering."""
-    ratios = tuple(dict.fromkeys((bench.variant.recipe.top_ratio, *CLUSTER_RATIOS)))
-    found = cluster_categories(dataset.categories, bench, n_good=n_good, top_ratios=ratios)
+    ratios = tuple(dict.fromkeys((context.variant.recipe.top_ratio, *CLUSTER_RATIOS)))
+    found = cluster_categories(dataset.categories, context, n_good=n_good, top_ratios=ratios)
     return Outcome(
         task=CLUSTER,
         dataset=dataset,
         tables=_tables(cluster_table(found), published_table(published(dataset, CLUSTER))),
         results=clusters_json(found),
-        settings={**settings_of(bench), "good": n_good, "cluster_ratios": list(ratios)},
+        settings={**settings_of(context), "good": n_good, "cluster_ratios": list(ratios)},
         published=published(dataset, CLUSTER),
         warnings=tuple(text for one in found for text in one.warnings),
         charts=tuple(_cluster_picture(one) for one in found),
     )
 
 
-def settings_of(bench: Bench) -> Mapping[str, object]:
+def settings_of(context: EvaluationContext) -> Mapping[str, object]:
     """All that was chosen."""
-    variant = asdict(bench.variant)
-    return {**variant.pop("recipe"), **variant, "pixels": bench.pixels, "calibrated": bench.calibrated}
+    variant = asdict(context.variant)
+    return {**variant.pop("recipe"), **variant, "pixels": context.pixels, "calibrated": context.calibrated}
 
 
 def _detected(
-    dataset: Dataset, bench: Bench, results: Sequence[CategoryResult], *, n_good: int | None, task: str
+    dataset: Dataset, context: EvaluationContext, results: Sequence[CategoryResult], *, n_good: int | None, task: str
 ) -> Outcome:
     figures = published(dataset, task)
     return Outcome(
@@ -105,7 +105,7 @@ def _detected(
         dataset=dataset,
         tables=_tables(image_table(results), pixel_table(results), published_table(figures)),
         results=[category_json(one) for one in results],
-        settings={**settings_of(bench), "good": n_good},
+        settings={**settings_of(context), "good": n_good},
         published=figures,
         warnings=tuple(text for one in results for text in one.warnings),
         categories=tuple(results),

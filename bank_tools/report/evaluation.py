@@ -6,7 +6,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from bank_tools.evaluation.detection import Bench, CategoryResult, Judged
+from bank_tools.evaluation.detection import CategoryResult, EvaluationContext, Judged
 from bank_tools.evaluation.results import Outcome, ResultTable
 from bank_tools.evaluation.step_cache import write_atomically
 from bank_tools.metrics.image import roc_curve
@@ -22,18 +22,18 @@ PICTURE_PX = 300
 JPEG_QUALITY = 82
 
 
-def write_report(outcome: Outcome, bench: Bench, path: Path) -> None:
+def write_report(outcome: Outcome, context: EvaluationContext, path: Path) -> None:
     """Write the page.
 
     Raises:
         UsageError: it cannot be written.
     """
-    card = bench.looker.embedder.backbone.card
+    card = context.sample_embedder.embedder.backbone.card
     sections = [_section(table) for table in outcome.tables]
     if outcome.charts:
         sections.append(report.Section("Charts", report.charts(*outcome.charts)))
     sections += [_charts(one) for one in outcome.categories]
-    sections += _galleries(outcome.categories, bench)
+    sections += _galleries(outcome.categories, context)
     facts = {**outcome.settings, "model": card.model_id, "layers": card.layers, "attention layer": card.attention_layer}
     pairs = {name.replace("_", " "): value for name, value in facts.items()}
     sections.append(report.Section("Settings", report.facts(pairs)))
@@ -61,7 +61,7 @@ def _charts(one: CategoryResult) -> report.Section:
     return report.Section(one.name, report.charts(*drawn))
 
 
-def _galleries(results: Sequence[CategoryResult], bench: Bench) -> list[report.Section]:
+def _galleries(results: Sequence[CategoryResult], context: EvaluationContext) -> list[report.Section]:
     """Across all categories, by score in thresholds; only where there is a threshold to speak of."""
     levels = [
         (judged.score / one.threshold, one.threshold, judged)
@@ -84,19 +84,19 @@ def _galleries(results: Sequence[CategoryResult], bench: Bench) -> list[report.S
         pictures = [
             picture
             for level, threshold, judged in group
-            if (picture := _picture(judged, level, threshold, bench)) is not None
+            if (picture := _picture(judged, level, threshold, context)) is not None
         ]
         sections.append(report.Section(title, report.gallery(pictures)))
     return sections
 
 
-def _picture(judged: Judged, level: float, threshold: float, bench: Bench) -> report.Picture | None:
+def _picture(judged: Judged, level: float, threshold: float, context: EvaluationContext) -> report.Picture | None:
     try:
         image = judged.sample.image()
     except FrameError:
         return None  # it was there when it was scored
-    embedder = bench.looker.embedder
-    heat = heatmap(judged.distances(bench.grid_hw), embedder.backbone.card.input_hw)
+    embedder = context.sample_embedder.embedder
+    heat = heatmap(judged.distances(context.grid_hw), embedder.backbone.card.input_hw)
     placement = embedder.preprocessor.placement((image.shape[0], image.shape[1]))
     drawn = overlay(image, heat, threshold=threshold, placement=placement)
     caption = f"{judged.category}/{judged.sample.name}: {judged.score:.4f}, {level:.2f} of the threshold"

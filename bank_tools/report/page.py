@@ -142,7 +142,7 @@ def charts(*figures: str) -> str:
 
 
 def gallery(pictures: Sequence[Picture]) -> str:
-    """Pictures with their decision and caption."""
+    """HeatmapRenderer with their decision and caption."""
     if not pictures:
         return '<p class="note">None.</p>'
     figures = "".join(

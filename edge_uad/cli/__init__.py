@@ -24,7 +24,7 @@ from edge_uad.errors import EdgeUadError
 INTERRUPTED_EXIT_CODE = 130
 
 app = typer.Typer(
-    help="Visual anomaly inspection beside the line, learned from good parts alone.",
+    help="Visual anomaly inspection in a background thread, learned from good parts alone.",
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode="rich",

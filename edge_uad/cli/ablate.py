@@ -16,7 +16,7 @@ from edge_uad.cli.measuring import (
     LayoutOption,
     Machine,
     RootArgument,
-    make_bench,
+    make_context,
     open_dataset,
     print_tables,
     tell_warnings,
@@ -40,7 +40,7 @@ from edge_uad.records import Geometry
 if TYPE_CHECKING:
     from bank_tools.bank.build import Recipe
     from bank_tools.evaluation.ablation import Point, Row
-    from bank_tools.evaluation.detection import Bench
+    from bank_tools.evaluation.detection import EvaluationContext
     from edge_uad.interfaces import Backbone
 
 
@@ -107,7 +107,7 @@ def ablate(
         search_device=search_device,
         search_threads=threads,
     )
-    workshop = _Workshop(
+    factory = _VariantFactory(
         model=model,
         recipe=recipe,
         kernel_follows_grid=bpm_kernel is None,
@@ -119,8 +119,8 @@ def ablate(
     )
     for point in points:
         _check(point, recipe, model)
-    outcome = run(dataset, sweeps, points, workshop.bench_for, n_good=good, on_row=_tell_row)
-    default = workshop.bench_for(points[0])
+    outcome = run(dataset, sweeps, points, factory.context_for, n_good=good, on_row=_tell_row)
+    default = factory.context_for(points[0])
     write_results(outcome, default, out / "results.json")
     write_report(outcome, default, out / "report.html")
     tell_warnings(outcome.warnings)
@@ -129,8 +129,8 @@ def ablate(
 
 
 @dataclass(slots=True, kw_only=True)
-class _Workshop:
-    """Makes the bench of each point; holds one other model beside the default one."""
+class _VariantFactory:
+    """Makes the context of each point; holds one other model beside the default one."""
 
     model: "Backbone"
     recipe: "Recipe"
@@ -142,8 +142,8 @@ class _Workshop:
     calibrated: bool
     other: "tuple[dict[str, str], Backbone] | None" = None
 
-    def bench_for(self, point: "Point") -> "Bench":
-        """The bench of one point."""
+    def context_for(self, point: "Point") -> "EvaluationContext":
+        """The context of one point."""
         from bank_tools.evaluation.variant import Variant
         from edge_uad.inference.masking import default_kernel
 
@@ -151,7 +151,7 @@ class _Workshop:
         recipe = self.recipe
         if self.kernel_follows_grid:
             recipe = replace(recipe, bpm_kernel=default_kernel(model.card.grid_hw))
-        return make_bench(
+        return make_context(
             model,
             point.applied(Variant(recipe=recipe)),
             self.machine,

@@ -52,7 +52,7 @@ def build_bank(
         typer.Option(
             "--reduced-decode",
             help="Decode large JPEG pictures at 1/2, 1/4 or 1/8 of their size, here and wherever the bank judges: "
-            "faster, with scores a little different. Pictures of heat and evidence come in that size, too.",
+            "faster, with scores a little different. HeatmapRenderer of heat and evidence come in that size, too.",
         ),
     ] = False,
     seed: Annotated[int, typer.Option("--seed", min=0, help="Of the coreset.")] = 0,
@@ -66,7 +66,7 @@ def build_bank(
     Example: [bold]edge-uad build-bank normals/ --out bank.safetensors --false-alarm-rate 0.02[/bold]
     """
     from bank_tools.bank.build import build_bank as build
-    from bank_tools.bank.build import embedder_for, look_at, recipe_for
+    from bank_tools.bank.build import embed_all, embedder_for, recipe_for
     from edge_uad.inference.bank import check_writable
     from edge_uad.runtime.assemble import load_backbone_for_many
     from edge_uad.sources import recorded_source, reduce_decoding
@@ -93,7 +93,7 @@ def build_bank(
     embedder = embedder_for(backbone, recipe)
     reduce_decoding(source, embedder.preprocessor.least_side_px if reduced_decode else None)
     progress = TerminalProgress()
-    images = look_at(frames_of(source), embedder, total, progress, workers=workers)
+    images = embed_all(frames_of(source), embedder, total, progress, workers=workers)
     _tell_skipped(images)
     built = build(images, recipe=recipe, embedder=embedder, progress=progress)
     built.bank.save(out)

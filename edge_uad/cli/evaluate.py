@@ -17,7 +17,7 @@ from edge_uad.cli.measuring import (
     LayoutOption,
     Machine,
     RootArgument,
-    make_bench,
+    make_context,
     open_dataset,
     print_tables,
     tell_category,
@@ -48,7 +48,7 @@ from edge_uad.records import Geometry
 
 if TYPE_CHECKING:
     from bank_tools.datasets import Dataset
-    from bank_tools.evaluation.detection import Bench
+    from bank_tools.evaluation.detection import EvaluationContext
     from bank_tools.evaluation.results import Outcome
 
 
@@ -128,7 +128,7 @@ def evaluate(
         search_device=search_device,
         search_threads=threads,
     )
-    bench = make_bench(
+    context = make_context(
         model,
         Variant(recipe=recipe, turned=turn_good, scales=parse_scales(scales), reweighted=reweighted, apart=apart),
         Machine(provider=provider, search_device=search_device, workers=workers, cache_gib=cache_gib, out=out),
@@ -137,30 +137,36 @@ def evaluate(
         calibrated=task is not Task.CLUSTER,
         on_category=tell_category,
     )
-    outcome = _run(task, dataset, bench, good=good, shots=numbers, seeds=seeds)
-    write_results(outcome, bench, out / "results.json")
-    write_report(outcome, bench, out / "report.html")
+    outcome = _run(task, dataset, context, good=good, shots=numbers, seeds=seeds)
+    write_results(outcome, context, out / "results.json")
+    write_report(outcome, context, out / "report.html")
     tell_warnings(outcome.warnings)
     if as_json:
         console.print_json(json.dumps(json.loads((out / "results.json").read_text(encoding="utf-8"))))
     else:
         print_tables(outcome.tables)
-    if bench.steps.n_found:
-        stderr.print(f"{bench.steps.n_found} steps were kept from before", highlight=False)
+    if context.steps.n_found:
+        stderr.print(f"{context.steps.n_found} steps were kept from before", highlight=False)
     stderr.print(f"results: {out / 'results.json'}, report: {out / 'report.html'}", markup=False, highlight=False)
 
 
 def _run(
-    task: Task, dataset: "Dataset", bench: "Bench", *, good: int | None, shots: tuple[int, ...], seeds: int
+    task: Task,
+    dataset: "Dataset",
+    context: "EvaluationContext",
+    *,
+    good: int | None,
+    shots: tuple[int, ...],
+    seeds: int,
 ) -> "Outcome":
     from bank_tools.evaluation.tasks import all_in_one, clusters, each_category, few_good
 
     match task:
         case Task.DEFECT | Task.SEMANTIC:
-            return each_category(dataset, bench, n_good=good, task=task.value)
+            return each_category(dataset, context, n_good=good, task=task.value)
         case Task.MULTI_CLASS:
-            return all_in_one(dataset, bench, n_good=good)
+            return all_in_one(dataset, context, n_good=good)
         case Task.LOW_SHOT:
-            return few_good(dataset, bench, shots=shots, n_seeds=seeds)
+            return few_good(dataset, context, shots=shots, n_seeds=seeds)
         case Task.CLUSTER:
-            return clusters(dataset, bench, n_good=good)
+            return clusters(dataset, context, n_good=good)

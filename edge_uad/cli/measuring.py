@@ -1,4 +1,4 @@
-"""What ``evaluate`` and ``ablate`` share: options, the bench they measure on, tables on the terminal."""
+"""What ``evaluate`` and ``ablate`` share: options, the context they measure on, tables on the terminal."""
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from edge_uad.runtime.cache import cache_dir
 
 if TYPE_CHECKING:
     from bank_tools.datasets import Dataset
-    from bank_tools.evaluation.detection import Bench, CategoryResult
+    from bank_tools.evaluation.detection import CategoryResult, EvaluationContext
     from bank_tools.evaluation.results import ResultTable
     from bank_tools.evaluation.variant import Variant
     from edge_uad.interfaces import Backbone
@@ -69,7 +69,7 @@ def open_dataset(root: Path, layout: str, categories: str | None) -> "Dataset":
     return read_dataset(root, layout=layout, categories=wanted)
 
 
-def make_bench(
+def make_context(
     backbone: "Backbone",
     variant: "Variant",
     machine: Machine,
@@ -78,28 +78,28 @@ def make_bench(
     pixels: bool,
     calibrated: bool = True,
     on_category: "Callable[[CategoryResult], None]" = lambda _: None,
-) -> "Bench":
+) -> "EvaluationContext":
     """The stages, the cache and the kept steps."""
     from bank_tools.bank.build import embedder_for
-    from bank_tools.evaluation.detection import Bench
-    from bank_tools.evaluation.embedding import Looker
+    from bank_tools.evaluation.detection import EvaluationContext
+    from bank_tools.evaluation.embedding import SampleEmbedder
     from bank_tools.evaluation.embedding_cache import EmbeddingCache
-    from bank_tools.evaluation.step_cache import StepStore
+    from bank_tools.evaluation.step_cache import StepCache
 
     recipe = variant.recipe
     embedder = embedder_for(backbone, recipe, bpm_soft=variant.bpm_soft)
     max_bytes = round(machine.cache_gib * GIB)
     cache = EmbeddingCache(cache_dir() / "embeddings", max_bytes=max_bytes) if max_bytes else None
-    looker = Looker(
+    sample_embedder = SampleEmbedder(
         embedder,
         preprocessing=f"{recipe.geometry} {recipe.roi}",
         runtime=machine.provider,
         cache=cache,
         workers=machine.workers,
     )
-    return Bench(
-        looker=looker,
-        steps=StepStore(machine.out / "steps"),
+    return EvaluationContext(
+        sample_embedder=sample_embedder,
+        steps=StepCache(machine.out / "steps"),
         progress=progress,
         variant=variant,
         pixels=pixels,

@@ -15,11 +15,11 @@ from edge_uad.cli.model import model_or_default
 from edge_uad.cli.options import ModelOption, SearchDevice
 from edge_uad.errors import UsageError
 from edge_uad.net.wire import DEFAULT_STATION
-from edge_uad.runtime.background import Aside
+from edge_uad.runtime.background import BackgroundCall
 
 if TYPE_CHECKING:
     from edge_uad.outputs.fan_out import FanOut
-    from edge_uad.runtime.reload import BankWatch
+    from edge_uad.runtime.reload import BankReloader
     from edge_uad.runtime.settings import Settings
     from edge_uad.runtime.signals import Signals
     from edge_uad.runtime.station import Station
@@ -110,7 +110,7 @@ def serve(
             raise typer.Exit(0)
         stations, sink, banks = _loaded(settings, wake, stop)
 
-        from edge_uad.runtime.assemble import frames_side_by_side
+        from edge_uad.runtime.assemble import parallel_frame_count
         from edge_uad.runtime.daemon import Daemon
 
         _tell_start(settings, stations, sink.endpoint)
@@ -122,13 +122,13 @@ def serve(
             banks=banks,
             max_batch=settings.max_batch,
             max_wait_ms=settings.max_wait_ms,
-            side_by_side=frames_side_by_side(settings),
+            parallel_frames=parallel_frame_count(settings),
             stop_timeout_s=settings.stop_timeout_s,
         )
         started_s = time.monotonic()
         code = daemon.run()
     _tell_end(stations, time.monotonic() - started_s)
-    if daemon.abandoned:
+    if daemon.stuck_threads:
         _leave(code)
     raise typer.Exit(code)
 
@@ -140,17 +140,17 @@ def _leave(code: int) -> NoReturn:
     os._exit(code)
 
 
-def _loaded(settings: "Settings", wake: Event, stop: "Signals") -> "tuple[list[Station], FanOut, BankWatch]":
+def _loaded(settings: "Settings", wake: Event, stop: "Signals") -> "tuple[list[Station], FanOut, BankReloader]":
     """The line, made in a thread of its own: a model takes its time to load, and a stop must not wait for that."""
     from edge_uad.runtime.systemd import Notifier
 
-    def load() -> "tuple[list[Station], FanOut, BankWatch]":
+    def load() -> "tuple[list[Station], FanOut, BankReloader]":
         from edge_uad.runtime.assemble import assemble_line
 
         return assemble_line(settings, model_or_default(settings.model), wake=wake.set)
 
     Notifier().status("loading the model and the banks")
-    loading = Aside(load, name="load")
+    loading = BackgroundCall(load, name="load")
     while not stop.requested and not loading.ended(LOAD_WAIT_S):
         pass
     if stop.requested:
@@ -158,7 +158,7 @@ def _loaded(settings: "Settings", wake: Event, stop: "Signals") -> "tuple[list[S
     return loading.result()
 
 
-def _stop_loading(loading: "Aside[Any]", stop: "Signals") -> None:
+def _stop_loading(loading: "BackgroundCall[Any]", stop: "Signals") -> None:
     """Return where the loading ends at once by itself: the daemon then stops as ever; else leave it behind."""
     from edge_uad.runtime.systemd import Notifier
 

@@ -204,7 +204,7 @@ class Inspector:
         Raises:
             FrameError: the frame cannot be brought to the model's input.
         """
-        if frame.ready is not None and frame.ready.made_by is self._embedder.preprocessor:
+        if frame.ready is not None and frame.ready.preprocessor is self._embedder.preprocessor:
             return frame.ready.pixels
         return self._embedder.pixels(frame.image)
 

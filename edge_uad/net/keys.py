@@ -229,7 +229,7 @@ def use_client_keys(socket: AnySocket, keys: ClientKeys | None) -> None:
     socket.setsockopt(zmq.CURVE_SECRETKEY, keys.own.secret)
 
 
-class Doorkeeper:
+class ZapAuthenticator:
     """Lets known client keys into the server sockets of one context, and nobody else (ZAP, ZeroMQ RFC 27).
 
     pyzmq's own authenticator lets sockets without keys pass, and its stop is not bounded; this one does neither.

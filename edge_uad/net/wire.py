@@ -119,7 +119,7 @@ _REQUIRED = {
 
 
 def check_header(header: Json) -> None:
-    """Check what a verdict or a life sign must have before it is shown.
+    """Check what a verdict or a heartbeat must have before it is shown.
 
     Raises:
         FrameError: a field is missing, or of the wrong kind.

@@ -72,7 +72,7 @@ class Archive:
                 self._untold += 1
 
     def publish_status(self, status: StationStatus) -> None:
-        """Life signs are not kept."""
+        """Heartbeats are not kept."""
 
     def close(self) -> None:
         """Write what waits, for a few seconds at most, and let go."""

@@ -17,7 +17,7 @@ class FanOut:
     Args:
         sinks: closed at the end, in their order.
         endpoint: where verdicts are heard.
-        faults: told in every life sign's message, beside what the station has to say.
+        faults: told in every heartbeat's message, beside what the station has to say.
     """
 
     def __init__(self, sinks: Sequence[VerdictSink], *, endpoint: str = "", faults: Sequence[Fault] = ()) -> None:
@@ -32,7 +32,7 @@ class FanOut:
                 every.callback(sink.publish, verdict, frame)
 
     def publish_status(self, status: StationStatus) -> None:
-        """Tell a life sign, with the faults of the parts that have one."""
+        """Tell a heartbeat, with the faults of the parts that have one."""
         told = [status.message, *(fault() for fault in self._faults)]
         status = replace(status, message="; ".join(filter(None, told)) or None)
         with contextlib.ExitStack() as every:

@@ -29,7 +29,7 @@ class _Asked:
     frame: Frame
 
 
-class Pictures:
+class HeatmapRenderer:
     """Draws what is asked for, in that order, and hands over the message. A drawing that fails ends nothing.
 
     Args:
@@ -45,7 +45,7 @@ class Pictures:
         self._changed = threading.Condition()
         self._closing = False
         self.skipped: Counter[str] = Counter()
-        """Pictures that were asked for and never drawn, by station."""
+        """HeatmapRenderer that were asked for and never drawn, by station."""
         # a daemon thread: a drawing that never ends must not keep the process alive
         self._thread = threading.Thread(target=self._run, name="pictures", daemon=True)
         self._thread.start()

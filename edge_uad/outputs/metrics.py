@@ -82,7 +82,7 @@ class Metrics(Collector):
         self._latency.labels(verdict.station).observe(verdict.latency_ms / 1000)
 
     def note(self, status: StationStatus) -> None:
-        """Remember a life sign."""
+        """Remember a heartbeat."""
         self._inferred = self._inferred or status.ready
         self._statuses[status.station] = (status, time.monotonic())
 
@@ -91,7 +91,7 @@ class Metrics(Collector):
         statuses = list(self._statuses.values())
         age_s = min((time.monotonic() - heard_s for _, heard_s in statuses), default=None)
         if age_s is None or age_s > SILENT_AFTER_S:
-            return False, "no life sign yet" if age_s is None else f"no life sign for {age_s:.0f} s"
+            return False, "no heartbeat yet" if age_s is None else f"no heartbeat for {age_s:.0f} s"
         return True, "\n".join(
             f"{status.station} {status.state}" + (f": {status.message}" if status.message else "")
             for status, _ in statuses
@@ -202,7 +202,7 @@ class MetricsServer:
         self._metrics.count(verdict)
 
     def publish_status(self, status: StationStatus) -> None:
-        """Remember a life sign."""
+        """Remember a heartbeat."""
         self._metrics.note(status)
 
     def close(self) -> None:

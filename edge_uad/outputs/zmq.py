@@ -1,4 +1,4 @@
-"""Verdicts, heatmaps and life signs on a ZeroMQ PUB socket. Nothing here ever waits for a subscriber.
+"""Verdicts, heatmaps and heartbeats on a ZeroMQ PUB socket. Nothing here ever waits for a subscriber.
 
 ZeroMQ holds a bounded queue for each subscriber and drops, without a word, what comes on top for that one. It says so
 only where XPUB_NODROP is set, by sending the message to nobody; so such a message is counted, and sent again without
@@ -16,9 +16,9 @@ from typing import Literal
 import zmq
 
 from edge_uad.net.endpoints import DEFAULT_VERDICT_ENDPOINT, AnySocket, bind, check_endpoint
-from edge_uad.net.keys import Doorkeeper, ServerKeys
+from edge_uad.net.keys import ServerKeys, ZapAuthenticator
 from edge_uad.net.wire import encode_status, encode_verdict
-from edge_uad.outputs.heatmaps import Overlay, Pictures
+from edge_uad.outputs.heatmaps import HeatmapRenderer, Overlay
 from edge_uad.records import Decision, Frame, StationStatus, UnreadableFrame, Verdict
 from edge_uad.stages import StageTimer, timed
 
@@ -65,13 +65,13 @@ class ZmqPublisher:
         # pictures are sent by the thread that draws them; a lock is the full fence that ZeroMQ demands then
         self._sending = threading.Lock()
         self._closed = False
-        self._pictures = Pictures(self._send, on_stage=on_stage)
+        self._pictures = HeatmapRenderer(self._send, on_stage=on_stage)
         self.skipped = self._pictures.skipped
         """Heatmaps that were asked for and never drawn, by station."""
         self._context: zmq.Context[AnySocket] = zmq.Context()
-        self._doorkeeper = Doorkeeper(self._context, keys)
+        self._authenticator = ZapAuthenticator(self._context, keys)
         self._socket: AnySocket = self._context.socket(zmq.PUB)
-        self._doorkeeper.guard(self._socket)
+        self._authenticator.guard(self._socket)
         self._socket.setsockopt(zmq.SNDHWM, queue_messages)
         self._socket.setsockopt(zmq.XPUB_NODROP, 1)
         self.overruns: Counter[str] = Counter()
@@ -95,7 +95,7 @@ class ZmqPublisher:
             self._pictures.ask(overlay(), verdict, frame)
 
     def publish_status(self, status: StationStatus) -> None:
-        """Send a life sign; what it says of overruns is filled in here."""
+        """Send a heartbeat; what it says of overruns is filled in here."""
         counted = replace(
             status,
             verdict_overruns=self.overruns[f"verdict/{status.station}"],
@@ -111,7 +111,7 @@ class ZmqPublisher:
         with self._sending:
             self._closed = True
             self._socket.close()
-        self._doorkeeper.close()
+        self._authenticator.close()
         self._context.term()
 
     def _wanted(self, verdict: Verdict) -> bool:

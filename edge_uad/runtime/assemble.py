@@ -22,7 +22,7 @@ from edge_uad.outputs.zmq import ZmqPublisher
 from edge_uad.records import Box, Geometry
 from edge_uad.runtime.artefacts import opened_inside
 from edge_uad.runtime.cores import available_cores
-from edge_uad.runtime.reload import BankWatch
+from edge_uad.runtime.reload import BankReloader
 from edge_uad.runtime.settings import Settings, StationSettings
 from edge_uad.runtime.station import Mode, Station
 from edge_uad.sources import EXCLUSIVE_KINDS, SourceAddress, make_source, parse_source, reduce_decoding
@@ -139,7 +139,7 @@ def load_inspector(
 
 def assemble_line(
     settings: Settings, model: Path, *, wake: Callable[[], None], on_stage: StageTimer | None = None
-) -> tuple[list[Station], FanOut, BankWatch]:
+) -> tuple[list[Station], FanOut, BankReloader]:
     """Everything that a daemon runs: stations that share one backbone, their banks, the socket that tells verdicts.
 
     Args:
@@ -165,7 +165,7 @@ def assemble_line(
         backbone = load_backbone(
             model, provider=settings.provider, threads=settings.threads, batched=settings.max_batch > 1
         )
-        shared = frames_side_by_side(settings) > 1
+        shared = parallel_frame_count(settings) > 1
         on_one_core = load_backbone(model, provider=settings.provider, threads=1) if shared else None
     metrics = None if settings.metrics.endpoint is None else Metrics()
     timer = _stage_timer(metrics, on_stage)
@@ -180,7 +180,7 @@ def assemble_line(
     )
     inspectors: dict[Path, Inspector] = {}
     # made before the banks are read: one that is replaced meanwhile is seen to be new
-    banks = BankWatch(
+    banks = BankReloader(
         [one.bank for one in settings.stations],
         load=lambda bank: _decoded_alike(load(bank), inspectors[bank], bank),
         wake=wake,
@@ -231,13 +231,13 @@ def _decoded_alike(new: Inspector, first: Inspector, bank: Path) -> Inspector:
     )
 
 
-def frames_side_by_side(settings: Settings) -> int:
+def parallel_frame_count(settings: Settings) -> int:
     """How many frames are judged at a time where so many wait: one per core, or 1 where that would be no gain.
 
     With a deadline anywhere on the line: a frame that comes meanwhile would wait longer for its turn.
     """
     in_time = any(station.deadline_ms is not None for station in settings.stations)
-    asked = settings.side_by_side and settings.max_batch == 1
+    asked = settings.parallel_frames and settings.max_batch == 1
     if not asked or in_time or not _on_cpu(settings.provider, settings.search_device):
         return 1
     return settings.threads or available_cores()

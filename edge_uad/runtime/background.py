@@ -7,7 +7,7 @@ from typing import Generic, TypeVar
 Result = TypeVar("Result")
 
 
-class Aside(Generic[Result]):
+class BackgroundCall(Generic[Result]):
     """Begins at once. A daemon thread: a call that never returns must not keep the process alive.
 
     Args:

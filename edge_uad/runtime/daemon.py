@@ -13,8 +13,8 @@ import numpy as np
 
 from edge_uad.interfaces import VerdictSink
 from edge_uad.records import AnyFrame, Frame, StationState, StationStatus, Verdict
-from edge_uad.runtime.background import Aside
-from edge_uad.runtime.reload import BankWatch
+from edge_uad.runtime.background import BackgroundCall
+from edge_uad.runtime.reload import BankReloader
 from edge_uad.runtime.scheduler import Turns
 from edge_uad.runtime.signals import Signals
 from edge_uad.runtime.station import Station
@@ -39,14 +39,14 @@ class Daemon:
 
     Args:
         stations: made with ``wake.set``, not started.
-        sink: where verdicts and life signs go; closed at the end.
+        sink: where verdicts and heartbeats go; closed at the end.
         wake: set by the stations when there is something to do.
         stop: asked between frames.
         notifier: the service manager.
         banks: the stations' bank files, where they may be replaced while the line runs; made with ``wake.set``.
         max_batch: frames of different stations in one inference.
         max_wait_ms: how long a frame waits for those of other stations.
-        side_by_side: frames judged at a time where so many wait; see ``Turns``.
+        parallel_frames: frames judged at a time where so many wait; see ``Turns``.
         stop_timeout_s: how long a stop may take to judge what is queued.
     """
 
@@ -58,10 +58,10 @@ class Daemon:
         wake: threading.Event,
         stop: Signals,
         notifier: Notifier | None = None,
-        banks: BankWatch | None = None,
+        banks: BankReloader | None = None,
         max_batch: int = 1,
         max_wait_ms: float = 0.0,
-        side_by_side: int = 1,
+        parallel_frames: int = 1,
         stop_timeout_s: float = 5.0,
     ) -> None:
         self._stations = list(stations)
@@ -76,13 +76,13 @@ class Daemon:
             wake=wake.set,
             max_batch=max_batch,
             max_wait_ms=max_wait_ms,
-            side_by_side=side_by_side,
+            parallel_frames=parallel_frames,
         )
         self._stop_timeout_s = stop_timeout_s
         self._ready = self._stopping = False
         self._status_due_s = 0.0
         self._told: dict[str, tuple[StationState, str | None]] = {}
-        self.abandoned: list[str] = []
+        self.stuck_threads: list[str] = []
         """What never gave its thread back: a station's source, an inference, a sink."""
 
     def run(self) -> int:
@@ -154,20 +154,20 @@ class Daemon:
         for station in self._stations:
             station.request_stop()
         if not self._waited(self._turns.close, RELEASE_S):
-            self.abandoned.append("inference")
-            log.warning("an inference does not come back; it is abandoned")
+            self.stuck_threads.append("inference")
+            log.warning("an inference does not come back; it is stuck_threads")
         until_s = time.monotonic() + RELEASE_S
         for station in self._stations:
             if not self._waited(station.release, until_s - time.monotonic()):
-                self.abandoned.append(station.name)
-                log.warning("%s: the source does not give its thread back; it is abandoned", station.name)
+                self.stuck_threads.append(station.name)
+                log.warning("%s: the source does not give its thread back; it is stuck_threads", station.name)
 
     def _close_sink(self) -> None:
         """In a thread of its own: a disk that does not answer must not keep a second signal waiting."""
-        closing = Aside(self._sink.close, name="close")
+        closing = BackgroundCall(self._sink.close, name="close")
         if not self._waited(closing.ended, CLOSE_S):
-            self.abandoned.append("sinks")
-            log.warning("what is published and kept is not closed in time; it is abandoned")
+            self.stuck_threads.append("sinks")
+            log.warning("what is published and kept is not closed in time; it is stuck_threads")
             return
         closing.result()
 
@@ -196,7 +196,7 @@ class Daemon:
             due_s = self._turns.next_due_s()
             self._wake.wait(WAIT_S if due_s is None else min(WAIT_S, due_s))
         for station in self._stations:
-            station.heal()
+            station.replace_hung_reader()
         self._tell_status_when_due()
 
     def _change_banks(self) -> None:

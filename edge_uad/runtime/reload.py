@@ -31,7 +31,7 @@ class NewBank:
     """Why."""
 
 
-class BankWatch:
+class BankReloader:
     """Looks at bank files and loads those that changed, one at a time, in a thread that ends with the loading.
 
     A file that changed is loaded once it has stayed the same from one look to the next: a copy takes its time.

@@ -28,7 +28,7 @@ class Turns:
         wake: called, from the judge's threads, when a frame is judged.
         max_batch: frames of one inference.
         max_wait_ms: how long a frame waits for others while the judge is free.
-        side_by_side: frames judged at a time where so many wait, each in an inference of its own on one core; only
+        parallel_frames: frames judged at a time where so many wait, each in an inference of its own on one core; only
             with a ``max_batch`` of 1.
     """
 
@@ -40,15 +40,15 @@ class Turns:
         wake: Callable[[], None],
         max_batch: int = 1,
         max_wait_ms: float = 0.0,
-        side_by_side: int = 1,
+        parallel_frames: int = 1,
     ) -> None:
-        if max_batch > 1 and side_by_side > 1:
+        if max_batch > 1 and parallel_frames > 1:
             raise ValueError("frames are judged in one inference or side by side, not both")
         self._stations = {station.name: station for station in stations}
         self._queue = list(stations)
         self._tell = tell
-        self._judge = Judge(wake, side_by_side=side_by_side)
-        self._side_by_side = side_by_side
+        self._judge = Judge(wake, parallel_frames=parallel_frames)
+        self._parallel_frames = parallel_frames
         self._max_batch = min(max_batch, len(stations))
         self._max_wait_s = max_wait_ms / 1000
         self._waiting_since_s: float | None = None
@@ -68,7 +68,7 @@ class Turns:
         Raises:
             Exception: the fault inside, where there is one: a daemon that cannot judge must not be ready.
         """
-        for n in dict.fromkeys((1, self._side_by_side)):
+        for n in dict.fromkeys((1, self._parallel_frames)):
             jobs = [Job(inspector, frame, told=True) for _ in range(n)]
             self._judge.submit(jobs)
             while not self.free:
@@ -136,10 +136,10 @@ class Turns:
     def _next_turns(self, waiting: Sequence[Station]) -> Sequence[Station]:
         """Whose frames are judged now; side by side, a station may have several turns."""
         frames = {station.name: station.waiting for station in waiting}
-        if self._side_by_side == 1 or sum(frames.values()) < self._side_by_side:
+        if self._parallel_frames == 1 or sum(frames.values()) < self._parallel_frames:
             return waiting[: self._max_batch]
         rounds = ([one for one in waiting if frames[one.name] > turn] for turn in range(max(frames.values())))
-        return list(islice(chain.from_iterable(rounds), self._side_by_side))
+        return list(islice(chain.from_iterable(rounds), self._parallel_frames))
 
     def _job_of(self, station: Station) -> Job | None:
         """The station's next frame; the station goes to the end of the queue."""

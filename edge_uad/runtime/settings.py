@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import ErrorDetails
 
 from edge_uad.errors import SettingsError
@@ -138,8 +138,10 @@ class Settings(_Section):
     """Frames of different stations in one inference: a gain on a GPU, none on a CPU."""
     max_wait_ms: Annotated[float, Field(ge=0, le=1000, allow_inf_nan=False)] = 0.0
     """How long a frame waits for those of other stations while nothing is judged."""
-    side_by_side: bool = True
-    """Where as many frames wait as there are cores, judge each on a core of its own: more frames a second."""
+    parallel_frames: Annotated[bool, Field(validation_alias=AliasChoices("parallel_frames", "side_by_side"))] = True
+    """Where as many frames wait as there are cores, judge each on a core of its own: more frames a second.
+
+    ``side_by_side`` is its former name, and still understood."""
     publish: PublishSettings = PublishSettings()
     artefacts_dir: Path | None = None
     """Banks and the model must lie in it; None: anywhere."""

@@ -1,4 +1,4 @@
-"""One station at work: its source and capture thread, its lane, its inspector, and what they have counted."""
+"""One station at work: its source and capture thread, its queue, its inspector, and what they have counted."""
 
 import logging
 import time
@@ -16,7 +16,7 @@ from edge_uad.interfaces import FrameSource
 from edge_uad.records import AnyFrame, Decision, Frame, StationState, StationStatus, UInt8, Verdict
 from edge_uad.runtime.reload import NewBank
 from edge_uad.sources.capture import REPLACE_AFTER_S, Backoff, Capture
-from edge_uad.sources.queues import BoundedQueue, Lane, Slot
+from edge_uad.sources.queues import BoundedFrameQueue, FrameQueue, LatestFrameQueue
 
 Mode = Literal["latest", "every"]
 
@@ -61,11 +61,13 @@ class Station:
         self.mode = mode
         self._deadline_ns = None if deadline_ms is None else round(deadline_ms * 1e6)
         self.decisions: Counter[Decision] = Counter()
-        self._lane: Lane = Slot(wake) if mode == "latest" else BoundedQueue(wake, capacity=queue_frames)
+        self._queue: FrameQueue = (
+            LatestFrameQueue(wake) if mode == "latest" else BoundedFrameQueue(wake, capacity=queue_frames)
+        )
         self._capture = Capture(
             station=name,
             source=source,
-            lane=self._lane,
+            queue=self._queue,
             # with latest, most of the frames made ready would be replaced before anyone judges them
             prepare=self._prepared if mode == "every" else None,
             backoff=backoff or Backoff(),
@@ -79,16 +81,16 @@ class Station:
 
     def take(self) -> AnyFrame | None:
         """The next frame to judge, or None. Never blocks."""
-        return self._lane.take()
+        return self._queue.take()
 
     @property
     def waiting(self) -> int:
         """Frames at hand."""
-        return self._lane.counts().waiting
+        return self._queue.stats().waiting
 
     def take_late(self, now_mono_ns: int) -> AnyFrame | None:
         """The next frame, where its deadline has come; else None. Never blocks."""
-        return None if self._deadline_ns is None else self._lane.take_older(now_mono_ns - self._deadline_ns)
+        return None if self._deadline_ns is None else self._queue.take_older(now_mono_ns - self._deadline_ns)
 
     def due_of(self, captured_mono_ns: int) -> int | None:
         """When a frame must have its verdict, on the monotonic clock in ns; None where there is no deadline."""
@@ -99,7 +101,7 @@ class Station:
         """When the next frame at hand must have its verdict; None where there is none, or no deadline."""
         if self._deadline_ns is None:
             return None
-        captured_mono_ns = self._lane.counts().next_frame_mono_ns
+        captured_mono_ns = self._queue.stats().next_frame_mono_ns
         return None if captured_mono_ns is None else self.due_of(captured_mono_ns)
 
     def change_bank(self, new: NewBank) -> None:
@@ -138,7 +140,7 @@ class Station:
     @property
     def ended(self) -> bool:
         """The source gives no more frames and all of them are judged."""
-        return self._capture.finished and self._lane.counts().waiting == 0  # in this order: the last frame comes first
+        return self._capture.finished and self._queue.stats().waiting == 0  # in this order: the last frame comes first
 
     @property
     def standing(self) -> tuple[StationState, str | None]:
@@ -146,7 +148,7 @@ class Station:
         return self._capture.standing
 
     def status(self, *, ready: bool = True, stopping: bool = False) -> StationStatus:
-        """The life sign of this moment.
+        """The heartbeat of this moment.
 
         Args:
             ready: frames are judged.
@@ -157,7 +159,7 @@ class Station:
             state, message = StationState.STARTING, "warming up"
         if stopping and state is not StationState.ENDED:
             state = StationState.STOPPING
-        counts = self._lane.counts()
+        counts = self._queue.stats()
         age_s = None
         if counts.last_frame_mono_ns is not None:
             age_s = max(time.monotonic_ns() - counts.last_frame_mono_ns, 0) / 1e9
@@ -179,9 +181,9 @@ class Station:
             ready=ready and not stopping,
         )
 
-    def heal(self) -> None:
+    def replace_hung_reader(self) -> None:
         """Replace a source whose call does not come back. Never blocks."""
-        self._capture.heal()
+        self._capture.replace_hung_reader()
 
     def request_stop(self) -> None:
         """Read no further frame; those at hand are still given."""
@@ -190,5 +192,5 @@ class Station:
     def release(self, timeout_s: float) -> bool:
         """Drop what is left and wait for the capture thread; False where its source does not let go of it."""
         self._capture.request_stop()
-        self._lane.close()
+        self._queue.close()
         return self._capture.join(timeout_s)

@@ -33,20 +33,20 @@ class Judge:
 
     Args:
         wake: called, from a thread of the judge, when there may be something finished.
-        side_by_side: above 1, the frames of a batch are no inference together but one each, so many at a time, each
+        parallel_frames: above 1, the frames of a batch are no inference together but one each, so many at a time, each
             on one core.
     """
 
-    def __init__(self, wake: Callable[[], None], *, side_by_side: int = 1) -> None:
+    def __init__(self, wake: Callable[[], None], *, parallel_frames: int = 1) -> None:
         self._wake = wake
-        self._side_by_side = side_by_side
+        self._parallel_frames = parallel_frames
         self._shared = False
         """The batch at hand is judged side by side."""
         self._asked: queue.SimpleQueue[Sequence[Job] | None] = queue.SimpleQueue()
         self._done: queue.SimpleQueue[Sequence[Job]] = queue.SimpleQueue()
         # daemon threads: an inference that never ends must not keep the process alive
         self._threads = [
-            threading.Thread(target=self._run, name=f"judge-{number}", daemon=True) for number in range(side_by_side)
+            threading.Thread(target=self._run, name=f"judge-{number}", daemon=True) for number in range(parallel_frames)
         ]
         self._judged: set[int] = set()
         """Of the batch: which came back."""
@@ -69,7 +69,7 @@ class Judge:
         """Judge a batch; only while ``free``."""
         self.jobs, self._given = jobs, 0
         self._judged.clear()
-        self._shared = self._side_by_side > 1 and len(jobs) > 1
+        self._shared = self._parallel_frames > 1 and len(jobs) > 1
         for some in [[job] for job in jobs] if self._shared else [jobs]:
             self._asked.put(some)
 

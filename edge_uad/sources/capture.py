@@ -12,7 +12,7 @@ from typing import TypeVar
 from edge_uad.errors import EdgeUadError, SourceEndedError, SourceLostError
 from edge_uad.interfaces import DrainableSource, FrameSource, ReplaceableSource
 from edge_uad.records import AnyFrame, StationState
-from edge_uad.sources.queues import Lane
+from edge_uad.sources.queues import FrameQueue
 
 READ_TIMEOUT_S = 0.2
 """How long a read waits for a frame before it looks whether to stop."""
@@ -59,10 +59,10 @@ class Capture:
     Args:
         station: for log lines and the threads' names.
         source: not open yet.
-        lane: where frames go.
+        queue: where frames go.
         backoff: waits between attempts at a lost source.
         on_change: called when the state changes, from a thread.
-        prepare: what is done to a frame before it goes into the lane, if anything; must not fail.
+        prepare: what is done to a frame before it goes into the queue, if anything; must not fail.
         silent_after_s: a call into the source that takes longer is told to the operator.
         replace_after_s: a call that takes longer is given up, where the source can be replaced.
         max_hung: calls given up that have not come back yet; with so many no more are given up.
@@ -73,7 +73,7 @@ class Capture:
         *,
         station: str,
         source: FrameSource,
-        lane: Lane,
+        queue: FrameQueue,
         backoff: Backoff,
         on_change: Callable[[], None],
         prepare: Callable[[AnyFrame], AnyFrame] | None = None,
@@ -82,7 +82,7 @@ class Capture:
         max_hung: int = MAX_HUNG,
     ) -> None:
         self._station = station
-        self._lane = lane
+        self._queue = queue
         self._on_change = on_change
         self._prepare = prepare
         self._silent_after_s = min(silent_after_s, replace_after_s / 2)
@@ -106,10 +106,10 @@ class Capture:
         self._reader.start()
 
     def request_stop(self) -> None:
-        """Take no further frame from the world; those taken already are still put into the lane."""
+        """Take no further frame from the world; those taken already are still put into the queue."""
         self._stop.set()
 
-    def heal(self) -> None:
+    def replace_hung_reader(self) -> None:
         """Replace a source whose call does not come back. Asked again and again, from one thread; never waits."""
         self._hung = [reader for reader in self._hung if reader.is_alive()]
         silent_s = self._reader.silent_s()
@@ -168,7 +168,7 @@ class Capture:
         self._delays_s = self._backoff.delays_s()
         lost, self._lost_frames = self._lost_frames, 0
         frame = frame if self._prepare is None else self._prepare(frame)
-        self._lane.put(replace(frame, dropped_before=frame.dropped_before + lost) if lost else frame)
+        self._queue.put(replace(frame, dropped_before=frame.dropped_before + lost) if lost else frame)
 
     def answered(self) -> None:
         """A reader's source is there, with a frame or without."""

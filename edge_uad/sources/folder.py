@@ -1,4 +1,4 @@
-"""Pictures from a folder, a glob or a list of files, in natural order."""
+"""HeatmapRenderer from a folder, a glob or a list of files, in natural order."""
 
 import glob
 import os

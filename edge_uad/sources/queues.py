@@ -13,8 +13,8 @@ from edge_uad.records import AnyFrame
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class LaneCounts:
-    """What a lane has seen so far."""
+class QueueStats:
+    """What a queue has seen so far."""
 
     taken: int
     """Frames that inspection accepted."""
@@ -27,11 +27,11 @@ class LaneCounts:
     """When the frame was captured that ``take`` would give."""
 
 
-class Lane(Protocol):
+class FrameQueue(Protocol):
     """One station's way from its capture thread to the inspection loop."""
 
     def put(self, frame: AnyFrame) -> bool:
-        """Hand over a frame; False where the lane is closed and the frame was dropped."""
+        """Hand over a frame; False where the queue is closed and the frame was dropped."""
 
     def take(self) -> AnyFrame | None:
         """The next frame to judge, or None. Never blocks."""
@@ -42,11 +42,11 @@ class Lane(Protocol):
     def close(self) -> None:
         """Drop what is left and let go of a ``put`` that waits."""
 
-    def counts(self) -> LaneCounts:
+    def stats(self) -> QueueStats:
         """A consistent reading of the counters."""
 
 
-class Slot:
+class LatestFrameQueue:
     """Holds one frame: the newest wins, and tells how many it skipped (``latest``).
 
     Args:
@@ -94,10 +94,10 @@ class Slot:
             self._dropped += self._frame is not None
             self._frame = None
 
-    def counts(self) -> LaneCounts:
+    def stats(self) -> QueueStats:
         """A consistent reading of the counters."""
         with self._lock:
-            return LaneCounts(
+            return QueueStats(
                 taken=self._taken,
                 dropped=self._dropped,
                 waiting=int(self._frame is not None),
@@ -111,7 +111,7 @@ class Slot:
         return frame
 
 
-class BoundedQueue:
+class BoundedFrameQueue:
     """Keeps every frame in order; a full queue makes ``put`` wait: back-pressure for the source (``every``).
 
     Args:
@@ -162,10 +162,10 @@ class BoundedQueue:
             self._frames.clear()
             self._room.notify_all()
 
-    def counts(self) -> LaneCounts:
+    def stats(self) -> QueueStats:
         """A consistent reading of the counters."""
         with self._room:
-            return LaneCounts(
+            return QueueStats(
                 taken=self._taken,
                 dropped=self._dropped,
                 waiting=len(self._frames),

@@ -7,7 +7,7 @@ import zmq
 
 from edge_uad.errors import EndpointError, FrameError, SourceEndedError, SourceLostError
 from edge_uad.net.endpoints import AnySocket, bind, check_endpoint
-from edge_uad.net.keys import Doorkeeper, ServerKeys
+from edge_uad.net.keys import ServerKeys, ZapAuthenticator
 from edge_uad.net.wire import MAX_IMAGE_BYTES, FrameMessage, claimed_identity, decode_frame
 from edge_uad.records import Frame, UnreadableFrame
 from edge_uad.sources.decode import MAX_IMAGE_PIXELS, Picture, decode_picture, decode_raw
@@ -59,7 +59,7 @@ class ZmqSource:
         self._max_pixels = max_pixels
         self._least_side_px: int | None = None
         self._context: zmq.Context[AnySocket] | None = None
-        self._doorkeeper: Doorkeeper | None = None
+        self._authenticator: ZapAuthenticator | None = None
         self._socket: AnySocket | None = None
         self._last_id = -1
         self._shut_at_mono_s: float | None = None
@@ -78,9 +78,9 @@ class ZmqSource:
         """
         self.close()
         self._context = zmq.Context()
-        self._doorkeeper = Doorkeeper(self._context, self._keys)
+        self._authenticator = ZapAuthenticator(self._context, self._keys)
         self._socket = self._context.socket(zmq.PULL if self._pattern == "pull" else zmq.SUB)
-        self._doorkeeper.guard(self._socket)
+        self._authenticator.guard(self._socket)
         self._socket.setsockopt(zmq.LINGER, 0)
         self._socket.setsockopt(zmq.RCVHWM, RECEIVE_QUEUE_FRAMES)
         self._socket.setsockopt(zmq.MAXMSGSIZE, MAX_IMAGE_BYTES)
@@ -126,11 +126,11 @@ class ZmqSource:
         """Unbind; messages not read yet are lost."""
         if self._socket is not None:
             self._socket.close(linger=0)
-        if self._doorkeeper is not None:
-            self._doorkeeper.close()
+        if self._authenticator is not None:
+            self._authenticator.close()
         if self._context is not None:
             self._context.term()
-        self._socket = self._doorkeeper = self._context = self.bound_endpoint = None
+        self._socket = self._authenticator = self._context = self.bound_endpoint = None
 
     def _await_rest(self, socket: AnySocket, shut_at_mono_s: float) -> None:
         """Return where there is one more message that was taken; unbind once none comes, or time is up."""

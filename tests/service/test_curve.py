@@ -16,9 +16,9 @@ import zmq
 from edge_uad.errors import EdgeUadError
 from edge_uad.net.keys import (
     ClientKeys,
-    Doorkeeper,
     KeyPair,
     ServerKeys,
+    ZapAuthenticator,
     load_client_keys,
     load_server_keys,
     use_client_keys,
@@ -178,7 +178,7 @@ def test_a_sub_source_demands_keys_too(keys: Keys) -> None:
 
 def test_the_doorkeeper_turns_away_whatever_it_does_not_understand(keys: Keys) -> None:
     """The other side of this is libzmq; here it is asked directly."""
-    with zmq.Context() as context, Doorkeeper(context, keys.server) as doorkeeper:
+    with zmq.Context() as context, ZapAuthenticator(context, keys.server) as authenticator:
         with context.socket(zmq.REQ) as asking:
             asking.setsockopt(zmq.RCVTIMEO, 20_000)
             asking.connect("inproc://zeromq.zap.01")
@@ -193,7 +193,7 @@ def test_the_doorkeeper_turns_away_whatever_it_does_not_understand(keys: Keys) -
             ):
                 asking.send_multipart(request)
                 assert asking.recv_multipart()[2] == b"400"
-        assert doorkeeper.refused == 7
+        assert authenticator.refused == 7
 
 
 def test_no_thread_is_left_behind(keys: Keys) -> None:

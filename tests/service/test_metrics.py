@@ -139,8 +139,8 @@ def test_what_is_not_written_down_is_told(tmp_path: Path) -> None:
 def test_healthy_while_life_signs_come_and_ready_once_an_inference_is_done() -> None:
     metrics = Metrics()
     with serving(metrics) as server:
-        assert get(server.port, "/healthz") == (503, "no life sign yet\n")
-        assert get(server.port, "/readyz") == (503, "no life sign yet\n")
+        assert get(server.port, "/healthz") == (503, "no heartbeat yet\n")
+        assert get(server.port, "/readyz") == (503, "no heartbeat yet\n")
         server.publish_status(status(StationState.RECONNECTING, "camera 0 is not there"))
         assert get(server.port, "/healthz") == (200, "line reconnecting: camera 0 is not there\n")
         assert get(server.port, "/readyz") == (503, "the first inference is not done yet\n")
@@ -166,8 +166,8 @@ def test_the_warm_up_is_none_of_the_lines_figures() -> None:
 def test_a_loop_that_stands_still_is_not_healthy() -> None:
     metrics = Metrics()
     metrics._statuses["line"] = (status(), time.monotonic() - 60)
-    assert metrics.health() == (False, "no life sign for 60 s")
-    assert metrics.ready() == (False, "no life sign for 60 s")
+    assert metrics.health() == (False, "no heartbeat for 60 s")
+    assert metrics.ready() == (False, "no heartbeat for 60 s")
 
 
 def test_other_paths_and_other_methods_get_nothing() -> None:

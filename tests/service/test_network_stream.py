@@ -13,7 +13,7 @@ import pytest
 
 from edge_uad.records import Frame, StationState
 from edge_uad.sources.capture import Backoff, Capture
-from edge_uad.sources.queues import BoundedQueue
+from edge_uad.sources.queues import BoundedFrameQueue
 from edge_uad.sources.stream import StreamSource
 from tests.fakes import until
 
@@ -49,19 +49,19 @@ def free_port(kind: str) -> int:
 def test_a_stream_that_hangs_or_dies_is_taken_up_again(kind: str) -> None:
     threads_before = threading.active_count()
     port = free_port(kind)
-    lane = BoundedQueue(lambda: None, capacity=100_000)
+    queue = BoundedFrameQueue(lambda: None, capacity=100_000)
     states: list[StationState] = []
     capture = Capture(
         station="line",
         source=StreamSource("line", f"{kind}://127.0.0.1:{port}", open_timeout_s=5, frame_timeout_s=1),
-        lane=lane,
+        queue=queue,
         backoff=Backoff(first_s=0.05, max_s=0.2),
         on_change=lambda: states.append(capture.standing[0]),
     )
     ids: list[int] = []
 
     def frames_of(height: int) -> int:
-        taken = list(iter(lane.take, None))
+        taken = list(iter(queue.take, None))
         ids.extend(one.frame_id for one in taken)
         return sum(isinstance(one, Frame) and one.image.shape[0] == height for one in taken)
 

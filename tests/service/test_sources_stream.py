@@ -16,7 +16,7 @@ from edge_uad.interfaces import ReplaceableSource
 from edge_uad.records import Frame, StationState
 from edge_uad.sources.camera import CameraSource
 from edge_uad.sources.capture import Backoff, Capture
-from edge_uad.sources.queues import BoundedQueue
+from edge_uad.sources.queues import BoundedFrameQueue
 from edge_uad.sources.stream import StreamSource
 from edge_uad.sources.video import VideoSource
 from tests.fakes import until
@@ -87,25 +87,25 @@ def test_a_stream_and_a_camera_can_be_replaced_and_count_on_but_a_film_would_beg
 
 def test_a_server_killed_and_restarted_is_taken_up_again(folder: Path) -> None:
     states: list[StationState] = []
-    lane = BoundedQueue(lambda: None, capacity=10_000)
+    queue = BoundedFrameQueue(lambda: None, capacity=10_000)
     with served(folder) as port:
         capture = Capture(
             station="line",
             source=StreamSource("line", f"http://127.0.0.1:{port}/film.avi", open_timeout_s=2, frame_timeout_s=2),
-            lane=lane,
+            queue=queue,
             backoff=Backoff(first_s=0.01, max_s=0.05),
             on_change=lambda: states.append(capture.standing[0]),
         )
         capture.start()
-        until(lambda: lane.counts().waiting >= N_FRAMES)
+        until(lambda: queue.stats().waiting >= N_FRAMES)
     lost_before = capture.reconnects
     until(lambda: capture.reconnects > lost_before + 1)
-    while lane.take():
+    while queue.take():
         pass
     with served(folder, port):
-        until(lambda: lane.counts().waiting >= N_FRAMES)
+        until(lambda: queue.stats().waiting >= N_FRAMES)
     capture.request_stop()
     assert capture.join(20)
     assert {StationState.RUNNING, StationState.RECONNECTING} <= set(states)
-    ids = [frame.frame_id for frame in iter(lane.take, None)]
+    ids = [frame.frame_id for frame in iter(queue.take, None)]
     assert ids == list(range(ids[0], ids[0] + len(ids)))

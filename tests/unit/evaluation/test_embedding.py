@@ -8,7 +8,7 @@ from PIL import Image
 
 from bank_tools.datasets import Sample
 from bank_tools.datasets.records import ImageFile
-from bank_tools.evaluation.embedding import Looker
+from bank_tools.evaluation.embedding import SampleEmbedder
 from bank_tools.evaluation.embedding_cache import EmbeddingCache
 from edge_uad.errors import FrameError
 from edge_uad.inference.inspector import Embedder
@@ -24,26 +24,28 @@ def sample(folder: Path, seed: int) -> Sample:
     return Sample(name=path.name, kind="good", anomalous=False, origin=ImageFile(path))
 
 
-def make_looker(backbone: FakeBackbone, cache: EmbeddingCache | None, geometry: Geometry = Geometry.STRETCH) -> Looker:
+def make_sample_embedder(
+    backbone: FakeBackbone, cache: EmbeddingCache | None, geometry: Geometry = Geometry.STRETCH
+) -> SampleEmbedder:
     embedder: Embedder = make_embedder(backbone, geometry=geometry, roi=None, bpm_kernel=1, bpm_threshold=0.1)
-    return Looker(embedder, preprocessing=str(geometry), runtime="cpu", cache=cache)
+    return SampleEmbedder(embedder, preprocessing=str(geometry), runtime="cpu", cache=cache)
 
 
 def test_a_second_look_reads_what_the_first_computed(tmp_path: Path) -> None:
     backbone, cache, one = FakeBackbone(), EmbeddingCache(tmp_path / "cache", max_bytes=10**6), sample(tmp_path, 1)
-    first = make_looker(backbone, cache).embedding(one)
-    second = make_looker(backbone, cache).embedding(one)
+    first = make_sample_embedder(backbone, cache).embedding(one)
+    second = make_sample_embedder(backbone, cache).embedding(one)
     assert backbone.inferences == 1
     np.testing.assert_array_equal(first.tokens, second.tokens)
-    np.testing.assert_array_equal(first.tokens, make_looker(backbone, None).embedding(one).tokens)
+    np.testing.assert_array_equal(first.tokens, make_sample_embedder(backbone, None).embedding(one).tokens)
 
 
 def test_other_preprocessing_another_image_and_another_turn_are_looked_at_anew(tmp_path: Path) -> None:
     backbone, cache, one = FakeBackbone(), EmbeddingCache(tmp_path / "cache", max_bytes=10**6), sample(tmp_path, 1)
-    make_looker(backbone, cache).embedding(one)
-    make_looker(backbone, cache, Geometry.PAPER).embedding(one)
-    make_looker(backbone, cache).embedding(one, quarter_turns=1)
-    make_looker(backbone, cache).embedding(sample(tmp_path, 2))
+    make_sample_embedder(backbone, cache).embedding(one)
+    make_sample_embedder(backbone, cache, Geometry.PAPER).embedding(one)
+    make_sample_embedder(backbone, cache).embedding(one, quarter_turns=1)
+    make_sample_embedder(backbone, cache).embedding(sample(tmp_path, 2))
     assert backbone.inferences == 4
 
 
@@ -51,26 +53,28 @@ def test_the_same_content_under_another_name_is_looked_at_once(tmp_path: Path) -
     backbone, cache, one = FakeBackbone(), EmbeddingCache(tmp_path / "cache", max_bytes=10**6), sample(tmp_path, 1)
     copy = tmp_path / "copy.png"
     copy.write_bytes((tmp_path / "1.png").read_bytes())
-    make_looker(backbone, cache).embedding(one)
-    make_looker(backbone, cache).embedding(Sample(name="copy", kind="good", anomalous=False, origin=ImageFile(copy)))
+    make_sample_embedder(backbone, cache).embedding(one)
+    make_sample_embedder(backbone, cache).embedding(
+        Sample(name="copy", kind="good", anomalous=False, origin=ImageFile(copy))
+    )
     assert backbone.inferences == 1
 
 
 def test_a_turned_image_is_the_picture_turned(tmp_path: Path) -> None:
-    looker, one = make_looker(FakeBackbone(), None), sample(tmp_path, 1)
+    sample_embedder, one = make_sample_embedder(FakeBackbone(), None), sample(tmp_path, 1)
     turned = tmp_path / "turned.png"
     Image.fromarray(np.ascontiguousarray(np.rot90(one.image()))).save(turned)
-    expected = looker.embedding(Sample(name="turned", kind="good", anomalous=False, origin=ImageFile(turned)))
-    np.testing.assert_array_equal(looker.embedding(one, quarter_turns=1).tokens, expected.tokens)
+    expected = sample_embedder.embedding(Sample(name="turned", kind="good", anomalous=False, origin=ImageFile(turned)))
+    np.testing.assert_array_equal(sample_embedder.embedding(one, quarter_turns=1).tokens, expected.tokens)
 
 
 def test_what_cannot_be_read_is_named_and_skipped(tmp_path: Path) -> None:
     broken = tmp_path / "broken.png"
     broken.write_bytes(b"no picture")
     odd = Sample(name="broken", kind="good", anomalous=False, origin=ImageFile(broken))
-    looker = make_looker(FakeBackbone(), None)
-    looked = looker.look_at_all([sample(tmp_path, 1), odd], SilentProgress(), "embedding", turned=True)
+    sample_embedder = make_sample_embedder(FakeBackbone(), None)
+    looked = sample_embedder.embed_all([sample(tmp_path, 1), odd], SilentProgress(), "embedding", turned=True)
     assert len(looked.seen) == 4
     assert [name for name, _ in looked.skipped] == ["broken"]
     with pytest.raises(FrameError):
-        looker.look(odd)
+        sample_embedder.look(odd)

@@ -4,18 +4,18 @@ import threading
 
 import pytest
 
-from edge_uad.runtime.background import Aside
+from edge_uad.runtime.background import BackgroundCall
 
 
 def test_its_result_is_the_calls() -> None:
-    aside = Aside(lambda: 6 * 7, name="sum")
+    aside = BackgroundCall(lambda: 6 * 7, name="sum")
     assert aside.ended(wait_s=10)
     assert aside.result() == 42
 
 
 def test_a_call_that_does_not_come_back_keeps_nobody_waiting() -> None:
     let_go = threading.Event()
-    aside = Aside(let_go.wait, name="patient")
+    aside = BackgroundCall(let_go.wait, name="patient")
     assert not aside.ended()
     assert not aside.ended(wait_s=0.01)
     let_go.set()
@@ -27,7 +27,7 @@ def test_a_fault_is_raised_where_the_result_is_asked_for() -> None:
     def fails() -> None:
         raise SystemExit("no model")
 
-    aside = Aside(fails, name="faulty")
+    aside = BackgroundCall(fails, name="faulty")
     assert aside.ended(wait_s=10)
     with pytest.raises(SystemExit, match="no model"):
         aside.result()
@@ -35,7 +35,7 @@ def test_a_fault_is_raised_where_the_result_is_asked_for() -> None:
 
 def test_its_thread_does_not_keep_the_process_alive() -> None:
     let_go = threading.Event()
-    aside = Aside(let_go.wait, name="left behind")
+    aside = BackgroundCall(let_go.wait, name="left behind")
     (thread,) = [one for one in threading.enumerate() if one.name == "left behind"]
     assert thread.daemon
     let_go.set()

@@ -88,7 +88,7 @@ def test_a_sink_that_does_not_close_does_not_keep_a_second_signal_waiting(caplog
         assert closing.wait(PATIENCE_S)
         line.stop.note()
     go_on.set()
-    assert line.daemon.abandoned == ["sinks"]
+    assert line.daemon.stuck_threads == ["sinks"]
     assert "what is published and kept is not closed in time" in caplog.text
 
 
@@ -230,7 +230,7 @@ def test_a_stop_judges_what_the_source_has_given() -> None:
     assert [one.frame_id for one in line.sink.verdicts] == [0, 1, 2, 3, 4]
     assert line.sink.statuses[-1].state is StationState.STOPPING
     assert line.sink.closed
-    assert line.daemon.abandoned == []
+    assert line.daemon.stuck_threads == []
 
 
 def test_a_second_signal_leaves_the_queue_and_counts_it() -> None:
@@ -252,7 +252,7 @@ def test_a_second_signal_leaves_the_queue_and_counts_it() -> None:
     assert [one.frame_id for one in line.sink.verdicts] == [0]
     last = line.sink.statuses[-1]
     assert (last.frames_seen, last.judged, last.dropped) == (5, 1, 4)
-    assert line.daemon.abandoned == []
+    assert line.daemon.stuck_threads == []
 
 
 def test_a_read_that_never_returns_does_not_hold_up_the_stop(caplog: pytest.LogCaptureFixture) -> None:
@@ -261,8 +261,8 @@ def test_a_read_that_never_returns_does_not_hold_up_the_stop(caplog: pytest.LogC
     with caplog.at_level(logging.WARNING, "edge_uad"), line.running():
         line.sink.wait_for(lambda: len(line.sink.verdicts) == 1)
         assert source.blocked.wait(PATIENCE_S)
-    assert line.daemon.abandoned == ["line"]
-    assert "line: the source does not give its thread back; it is abandoned" in caplog.text
+    assert line.daemon.stuck_threads == ["line"]
+    assert "line: the source does not give its thread back; it is stuck_threads" in caplog.text
     source.let_go.set()
 
 

@@ -151,4 +151,4 @@ def test_a_hung_inference_at_the_stop_leaves_no_frame_without_a_verdict() -> Non
     assert verdict.reason == "the daemon was stopped before this frame was judged"
     last = line.sink.statuses[-1]
     assert (last.frames_seen, last.judged, last.dropped) == (2, 1, 1)
-    assert line.daemon.abandoned == ["inference"]
+    assert line.daemon.stuck_threads == ["inference"]

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bank_tools.bank.build import look_at
+from bank_tools.bank.build import embed_all
 from edge_uad.progress import SilentProgress
 from edge_uad.records import Frame, Geometry, UnreadableFrame
 from edge_uad.runtime.assemble import load_backbone, make_embedder
@@ -135,7 +135,7 @@ def test_images_looked_at_several_at_a_time_have_the_bits_of_each_alone(
         return frames_of(recorded_source(str(good_parts))[0])
 
     alone = [embedder.embed(frame.image) for frame in frames() if isinstance(frame, Frame)]
-    together = look_at(frames(), on_one_core, None, SilentProgress(), workers=workers).seen
+    together = embed_all(frames(), on_one_core, None, SilentProgress(), workers=workers).seen
     assert len(together) == len(alone) > 2
     for one, other in zip(together, alone, strict=True):
         np.testing.assert_array_equal(one.embedding.tokens, other.embedding.tokens)

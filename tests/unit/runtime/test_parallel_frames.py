@@ -11,7 +11,7 @@ import pytest
 
 from edge_uad.inference.inspector import Inspector
 from edge_uad.records import AnyFrame, Decision, Embedding, Float32
-from edge_uad.runtime.assemble import frames_side_by_side, load_backbone, load_inspector
+from edge_uad.runtime.assemble import load_backbone, load_inspector, parallel_frame_count
 from edge_uad.runtime.cores import available_cores
 from edge_uad.runtime.settings import make_settings
 from edge_uad.sources.decode import read_image
@@ -72,7 +72,7 @@ def test_where_frames_wait_two_are_at_work_at_the_same_time() -> None:
     one_core = FakeBackbone(lambda _: both.wait() and None)  # passes only where two come to it together
     all_cores = FakeBackbone(gate)
     source = ScriptedSource(chain([frame(0)], gate.then(*(frame(n) for n in range(1, 5)))), then_wait=True)
-    line = Line(source, inspector=paired(all_cores, one_core), side_by_side=2)
+    line = Line(source, inspector=paired(all_cores, one_core), parallel_frames=2)
     with line.running():
         judged_behind_the_first(line, gate, 4)
     assert (all_cores.inferences, one_core.inferences) == (1 + 1, 2 + 4)  # warm-ups first
@@ -83,7 +83,7 @@ def test_a_frame_alone_has_all_cores() -> None:
     gate = Gate(1)
     all_cores, one_core = FakeBackbone(gate), FakeBackbone()
     source = ScriptedSource(chain([frame(0)], gate.then(frame(1))), then_wait=True)
-    line = Line(source, inspector=paired(all_cores, one_core), side_by_side=2)
+    line = Line(source, inspector=paired(all_cores, one_core), parallel_frames=2)
     with line.running():
         judged_behind_the_first(line, gate, 1)
     assert (all_cores.inferences, one_core.inferences) == (1 + 2, 2)
@@ -108,7 +108,7 @@ def test_a_station_is_heard_in_order_though_its_second_frame_is_done_first() -> 
 
     watched = Watched()
     source = ScriptedSource(chain([frame(0)], gate.then(frame(1, RED), frame(2))), then_wait=True)
-    line = Line(source, inspector=paired(FakeBackbone(gate), Both()), side_by_side=2)
+    line = Line(source, inspector=paired(FakeBackbone(gate), Both()), parallel_frames=2)
     with line.running():
         assert gate.reached.wait(PATIENCE_S)
         second_done.clear()  # the warm-up's
@@ -126,7 +126,7 @@ def test_a_frame_that_is_done_does_not_wait_for_one_behind_it_that_hangs() -> No
         ScriptedSource(chain([frame(0)], gate.then(frame(1, RED))), then_wait=True),
         ScriptedSource(gate.then(frame(0, station="line2")), then_wait=True),
     ]
-    line = Line(*sources, inspector=paired(FakeBackbone(gate), hanging), side_by_side=2)
+    line = Line(*sources, inspector=paired(FakeBackbone(gate), hanging), parallel_frames=2)
     with line.running():
         assert gate.reached.wait(PATIENCE_S)
         hanging.armed = True
@@ -144,7 +144,7 @@ def test_a_fault_stays_with_its_frame() -> None:
 
     gate, failing = Gate(1), ColouredBackbone(RED, fail)
     source = ScriptedSource(chain([frame(0)], gate.then(frame(1, RED), frame(2))), then_wait=True)
-    line = Line(source, inspector=paired(FakeBackbone(gate), failing), side_by_side=2)
+    line = Line(source, inspector=paired(FakeBackbone(gate), failing), parallel_frames=2)
     with line.running():
         assert gate.reached.wait(PATIENCE_S)
         failing.armed = True
@@ -157,7 +157,7 @@ def test_a_daemon_that_cannot_judge_side_by_side_is_not_ready() -> None:
     def fail(_: int) -> None:
         raise ZeroDivisionError("inside")
 
-    line = Line(ScriptedSource(then_wait=True), inspector=paired(FakeBackbone(), FakeBackbone(fail)), side_by_side=2)
+    line = Line(ScriptedSource(then_wait=True), inspector=paired(FakeBackbone(), FakeBackbone(fail)), parallel_frames=2)
     with pytest.raises(ZeroDivisionError):
         line.daemon.run()
 
@@ -166,7 +166,7 @@ def test_a_flooding_station_does_not_starve_another() -> None:
     line = Line(
         EndlessSource(every_s=0.0),
         ScriptedSource([frame(n, station="line2") for n in range(20)], then_wait=True),
-        side_by_side=3,
+        parallel_frames=3,
     )
     with line.running():
         line.sink.wait_for(lambda: len(line.sink.of("line2")) == 20)
@@ -200,7 +200,7 @@ def test_verdicts_are_the_same_to_the_last_bit(
         ({"threads": 3}, 3),
         ({"threads": 1}, 1),
         ({"threads": 3, "provider": "openvino"}, 3),
-        ({"threads": 3, "side_by_side": False}, 1),
+        ({"threads": 3, "parallel_frames": False}, 1),
         ({"threads": 3, "max_batch": 4}, 1),
         ({"threads": 3, "provider": "cuda"}, 1),
         ({"threads": 3, "search_device": "gpu"}, 1),
@@ -208,7 +208,7 @@ def test_verdicts_are_the_same_to_the_last_bit(
 )
 def test_as_many_as_there_are_cores_to_work_on(content: dict[str, object], expected: int) -> None:
     station = {"name": "line", "source": "parts", "bank": "bank.safetensors"}
-    assert frames_side_by_side(make_settings({"stations": [station], **content}, name="test")) == expected
+    assert parallel_frame_count(make_settings({"stations": [station], **content}, name="test")) == expected
 
 
 def test_never_where_a_frame_must_be_judged_in_time() -> None:
@@ -216,4 +216,4 @@ def test_never_where_a_frame_must_be_judged_in_time() -> None:
         {"name": name, "source": "parts", "bank": "b", "deadline_ms": deadline_ms}
         for name, deadline_ms in (("a", None), ("b", 100))
     ]
-    assert frames_side_by_side(make_settings({"stations": stations, "threads": 2}, name="test")) == 1
+    assert parallel_frame_count(make_settings({"stations": stations, "threads": 2}, name="test")) == 1

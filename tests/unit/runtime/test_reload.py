@@ -13,7 +13,7 @@ from edge_uad.inference.bank import PatchBank
 from edge_uad.inference.inspector import Inspector
 from edge_uad.interfaces import Backbone
 from edge_uad.records import Decision
-from edge_uad.runtime.reload import BankWatch, NewBank
+from edge_uad.runtime.reload import BankReloader, NewBank
 from tests.fakes import GREEN, RED, FakeBackbone, inspector_of, until
 from tests.lines import PATIENCE_S, Line
 from tests.sources import EndlessSource
@@ -41,11 +41,11 @@ def load(path: Path, backbone: Backbone | None = None) -> Inspector:
     return inspector_of(GREEN, backbone=backbone, bank=bank)
 
 
-def watch(path: Path, wake: Callable[[], None] = lambda: None) -> BankWatch:
-    return BankWatch([path], load=load, wake=wake, look_every_s=LOOK_EVERY_S)
+def watch(path: Path, wake: Callable[[], None] = lambda: None) -> BankReloader:
+    return BankReloader([path], load=load, wake=wake, look_every_s=LOOK_EVERY_S)
 
 
-def next_of(banks: BankWatch) -> NewBank:
+def next_of(banks: BankReloader) -> NewBank:
     found: list[NewBank] = []
 
     def came() -> bool:
@@ -66,7 +66,7 @@ def test_a_file_that_stays_as_it_is_is_not_read_again(tmp_path: Path) -> None:
     def load_and_count(path: Path) -> Inspector:
         raise AssertionError(f"{path} was read")
 
-    banks = BankWatch([path], load=load_and_count, wake=lambda: None, look_every_s=0)
+    banks = BankReloader([path], load=load_and_count, wake=lambda: None, look_every_s=0)
     while looks < 20:
         banks.look()
         looks += 1
@@ -129,7 +129,7 @@ def test_a_fault_while_reading_is_a_refusal(tmp_path: Path) -> None:
     def broken(path: Path) -> Inspector:
         raise ZeroDivisionError(f"while {path.name} was read")
 
-    banks = BankWatch([path], load=broken, wake=lambda: None)
+    banks = BankReloader([path], load=broken, wake=lambda: None)
     banks.ask()
     assert next_of(banks).refused == "fault inside: ZeroDivisionError: while bank.safetensors was read"
 
@@ -146,7 +146,7 @@ def test_under_load_no_frame_is_lost_or_judged_by_a_mixture(tmp_path: Path) -> N
         inspector=load(path, backbone),
         bank=path,
         wake=wake,
-        banks=BankWatch([path], load=lambda path: load(path, backbone), wake=wake.set, look_every_s=LOOK_EVERY_S),
+        banks=BankReloader([path], load=lambda path: load(path, backbone), wake=wake.set, look_every_s=LOOK_EVERY_S),
     )
     with line.running():
         for change in range(6):
@@ -194,7 +194,7 @@ def test_a_hanging_load_holds_up_neither_frames_nor_the_stop(tmp_path: Path) -> 
         raise BankError(f"{path} came too late")
 
     wake = threading.Event()
-    banks = BankWatch([path], load=hang, wake=wake.set)
+    banks = BankReloader([path], load=hang, wake=wake.set)
     line = Line(EndlessSource(), inspector=load(path), bank=path, wake=wake, banks=banks)
     with line.running():
         banks.ask()

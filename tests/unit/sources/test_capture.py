@@ -12,7 +12,7 @@ from edge_uad.errors import EndpointError, SourceLostError
 from edge_uad.interfaces import FrameSource
 from edge_uad.records import AnyFrame, StationState
 from edge_uad.sources.capture import Backoff, Capture
-from edge_uad.sources.queues import BoundedQueue
+from edge_uad.sources.queues import BoundedFrameQueue
 from tests.fakes import BlockedSource, ScriptedSource, StuckCamera, frame, until
 
 QUICK = Backoff(first_s=0.001, max_s=0.002)
@@ -25,9 +25,9 @@ class Watched:
     def __init__(self, source: FrameSource, backoff: Backoff = QUICK) -> None:
         self._changed = threading.Condition()
         self.states: list[tuple[StationState, str | None]] = []
-        self.lane = BoundedQueue(lambda: None, capacity=100)
+        self.queue = BoundedFrameQueue(lambda: None, capacity=100)
         self.capture = Capture(
-            station="line", source=source, lane=self.lane, backoff=backoff, on_change=self._on_change
+            station="line", source=source, queue=self.queue, backoff=backoff, on_change=self._on_change
         )
 
     def _on_change(self) -> None:
@@ -44,7 +44,7 @@ class Watched:
         assert self.capture.join(PATIENCE_S)
 
     def frame_ids(self) -> list[int]:
-        return [taken.frame_id for taken in iter(self.lane.take, None)]
+        return [taken.frame_id for taken in iter(self.queue.take, None)]
 
 
 def test_frames_come_in_order_until_the_source_ends() -> None:
@@ -116,7 +116,7 @@ def test_a_read_that_takes_too_long_is_told_until_it_comes_back() -> None:
     capture = Capture(
         station="line",
         source=source,
-        lane=BoundedQueue(lambda: None, capacity=9),
+        queue=BoundedFrameQueue(lambda: None, capacity=9),
         backoff=QUICK,
         on_change=lambda: None,
         silent_after_s=0.02,
@@ -142,22 +142,22 @@ def test_a_read_that_never_returns_is_told_by_join() -> None:
     assert watched.capture.join(PATIENCE_S)
 
 
-def capture_of(source: FrameSource, **changed: float) -> tuple[Capture, BoundedQueue]:
-    lane = BoundedQueue(lambda: None, capacity=1000)
-    capture = Capture(station="line", source=source, lane=lane, backoff=QUICK, on_change=lambda: None, **changed)  # type: ignore[arg-type]
+def capture_of(source: FrameSource, **changed: float) -> tuple[Capture, BoundedFrameQueue]:
+    queue = BoundedFrameQueue(lambda: None, capacity=1000)
+    capture = Capture(station="line", source=source, queue=queue, backoff=QUICK, on_change=lambda: None, **changed)  # type: ignore[arg-type]
     capture.start()
-    return capture, lane
+    return capture, queue
 
 
 def test_a_read_that_never_returns_is_given_up_and_the_camera_opened_anew(caplog: pytest.LogCaptureFixture) -> None:
     """Frames go on in their count; what comes back too late is dropped, counted, and its thread ends."""
     camera = StuckCamera([3, 2])
-    capture, lane = capture_of(camera, replace_after_s=0.05)
+    capture, queue = capture_of(camera, replace_after_s=0.05)
     ids: list[int] = []
 
     def healed() -> bool:
-        capture.heal()
-        ids.extend(taken.frame_id for taken in iter(lane.take, None))
+        capture.replace_hung_reader()
+        ids.extend(taken.frame_id for taken in iter(queue.take, None))
         return len(ids) >= 20
 
     until(healed)
@@ -165,11 +165,11 @@ def test_a_read_that_never_returns_is_given_up_and_the_camera_opened_anew(caplog
     assert capture.standing == (StationState.RUNNING, None)
     assert (capture.hung, capture.reconnects) == (2, 2)
     assert "is given up and opened anew (2 of 3 such threads)" in caplog.text
-    dropped = lane.counts().dropped
+    dropped = queue.stats().dropped
     assert dropped == 0
     camera.let_go.set()
     until(lambda: capture.hung == 0)
-    until(lambda: lane.counts().dropped == 2)
+    until(lambda: queue.stats().dropped == 2)
     capture.request_stop()
     assert capture.join(PATIENCE_S)
     assert min(camera.closed, camera.replacements[0].closed) >= 1
@@ -181,13 +181,13 @@ def test_a_camera_that_always_hangs_leaves_a_bounded_number_of_threads() -> None
     capture, _ = capture_of(camera, replace_after_s=0.02, max_hung=3)
 
     def full() -> bool:
-        capture.heal()
+        capture.replace_hung_reader()
         return capture.hung == 3
 
     until(full)
     until(lambda: "has not answered for more than" in str(capture.standing[1]))
     for _ in range(50):
-        capture.heal()
+        capture.replace_hung_reader()
     assert threading.active_count() == before + 4
     assert capture.standing[0] is StationState.RECONNECTING
     capture.request_stop()
@@ -202,7 +202,7 @@ def test_a_source_that_cannot_be_replaced_is_only_told_of() -> None:
     capture, _ = capture_of(source, replace_after_s=0.02)
     assert source.blocked.wait(PATIENCE_S)
     until(lambda: capture.standing[0] is StationState.RECONNECTING)
-    capture.heal()
+    capture.replace_hung_reader()
     assert capture.hung == 0
     source.let_go.set()
     capture.request_stop()
@@ -222,12 +222,12 @@ def test_a_stop_takes_what_the_source_has_taken_from_its_senders() -> None:
             return super().read(timeout_s) if self.shut_at >= 0 else None
 
     mailbox = Mailbox([frame(0), frame(1), None, frame(2)])
-    capture, lane = capture_of(mailbox)
+    capture, queue = capture_of(mailbox)
     until(lambda: capture.standing[0] is StationState.RUNNING)
     capture.request_stop()
     assert capture.join(PATIENCE_S)
     assert mailbox.shut_at == 0
-    assert [taken.frame_id for taken in iter(lane.take, None)] == [0, 1, 2]
+    assert [taken.frame_id for taken in iter(queue.take, None)] == [0, 1, 2]
     assert capture.standing[0] is StationState.RUNNING  # the daemon says that it stops
 
 
