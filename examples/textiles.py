@@ -5,8 +5,8 @@ import zipfile
 from pathlib import Path
 
 from edge_uad.cli.console import stderr
+from edge_uad.files import sha256_of_file
 from edge_uad.runtime.cache import cache_dir
-from export.digest import sha256_of_file
 from export.package import pip_download, require_digest
 
 REQUIREMENT = "conformal-clip-data==0.1.4"

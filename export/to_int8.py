@@ -13,6 +13,7 @@ import onnx
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_dynamic, quantize_static
 
 from edge_uad.errors import FrameError, ModelError, UsageError
+from edge_uad.files import replacing
 from edge_uad.inference.backbones.card import CARD_KEY, card_to_json
 from edge_uad.inference.backbones.files import INPUT_NAME
 from edge_uad.inference.backbones.onnx import OnnxBackbone
@@ -20,7 +21,6 @@ from edge_uad.inference.preprocess import Preprocessor
 from edge_uad.interfaces import Backbone
 from edge_uad.records import Float32, Geometry, ModelCard
 from edge_uad.sources.decode import read_image
-from export.atomic import appearing
 from export.parity import Difference, parity_pixels
 from export.request import ExportRequest
 from export.to_onnx import export_onnx
@@ -67,7 +67,8 @@ def export_int8(
         reference = OnnxBackbone(plain)
         _quantise(plain, rough, _good_pixels(files, reference.card))
         try:
-            with appearing(target) as beside:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with replacing(target) as beside:
                 beside.write_bytes(_with_card(rough, replace(reference.card, precision="int8")))
                 return _differences(OnnxBackbone(beside), reference, parity_pixels(reference.card, parity_image))
         except OSError as error:

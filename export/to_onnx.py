@@ -11,11 +11,11 @@ import torch
 
 from edge_uad import __version__
 from edge_uad.errors import ModelError
+from edge_uad.files import replacing
 from edge_uad.inference.backbones.card import CARD_KEY, card_to_json
 from edge_uad.inference.backbones.files import INPUT_NAME, OUTPUT_NAMES
 from edge_uad.inference.backbones.onnx import OnnxBackbone
 from edge_uad.records import ModelCard
-from export.atomic import appearing
 from export.features import PatchFeatures
 from export.parity import Difference, parity_pixels, require_parity
 from export.request import ExportRequest, check_request, make_card, requested_features
@@ -50,7 +50,8 @@ def export_onnx(
     images = parity_pixels(card, parity_image)
     features = requested_features(vit, request)
     try:
-        with appearing(target) as beside:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with replacing(target) as beside:
             beside.write_bytes(_onnx_bytes(features.with_precision(request.precision), card))
             differences = require_parity(OnnxBackbone(beside), features, images)
     except OSError as error:

@@ -10,9 +10,9 @@ from typing import Any
 import torch
 
 from edge_uad.errors import MissingExtraError, ModelError, ProviderError
+from edge_uad.files import replacing
 from edge_uad.inference.backbones.card import card_to_json
 from edge_uad.inference.backbones.tensorrt import TensorRtBackbone
-from export.atomic import appearing
 from export.features import PatchFeatures
 from export.parity import Difference, parity_pixels, require_parity
 from export.request import ExportRequest, check_request, make_card, requested_features
@@ -47,7 +47,8 @@ def export_tensorrt(
     images = parity_pixels(card, parity_image)
     features = requested_features(vit, request)
     try:
-        with appearing(target.with_suffix(".json")) as card_beside, appearing(target) as beside:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with replacing(target.with_suffix(".json")) as card_beside, replacing(target) as beside:
             card_beside.write_text(card_to_json(card), encoding="utf-8")
             beside.write_bytes(_engine_bytes(torch_tensorrt, features.with_precision(request.precision), request))
             differences = require_parity(TensorRtBackbone(beside), features.cpu(), images)

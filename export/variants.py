@@ -7,9 +7,9 @@ from rich.console import Console
 
 from edge_uad import __version__
 from edge_uad.errors import UsageError
+from edge_uad.files import sha256_of_file
 from edge_uad.records import ModelCard
 from edge_uad.runtime.cache import cache_dir
-from export.digest import sha256_of_file
 from export.features import Join
 from export.fetch import fetch_weights, load_named
 from export.lock import only_one_process

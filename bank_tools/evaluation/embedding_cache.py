@@ -1,7 +1,5 @@
 """Embeddings on disk, so that a second look at the same images costs a read instead of a pass through the ViT."""
 
-import os
-import tempfile
 import threading
 from pathlib import Path
 
@@ -10,11 +8,11 @@ from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
 from edge_uad.errors import UsageError
+from edge_uad.files import write_atomically
 from edge_uad.records import Embedding
 
 LEFT_AFTER_EVICTION_RATIO = 0.9
 _SUFFIX = ".safetensors"
-_PARTIAL_SUFFIX = ".part"
 
 
 class EmbeddingCache:
@@ -81,14 +79,7 @@ class EmbeddingCache:
 
     def _write(self, path: Path, content: bytes) -> None:
         path.parent.mkdir(exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, suffix=_PARTIAL_SUFFIX)
-        beside = Path(temporary)
-        try:
-            with os.fdopen(handle, "wb") as file:
-                file.write(content)
-            beside.replace(path)
-        finally:
-            beside.unlink(missing_ok=True)
+        write_atomically(path, content, durable=False)
 
     def _evict(self, needed_bytes: int) -> None:
         files = sorted(self._files())

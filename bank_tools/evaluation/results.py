@@ -13,7 +13,7 @@ from bank_tools.evaluation.clustering import ClusteredCategory
 from bank_tools.evaluation.detection import CategoryResult, EvaluationContext, Judged, Shot
 from bank_tools.evaluation.distance_table import content_digest
 from bank_tools.evaluation.published import Published
-from bank_tools.evaluation.step_cache import digest_of, write_atomically
+from bank_tools.evaluation.step_cache import digest_of, write_result
 from bank_tools.metrics.image import ABSENT, mean_of, show
 from edge_uad import __version__
 from edge_uad.errors import UsageError
@@ -199,7 +199,7 @@ def write_results(outcome: Outcome, context: EvaluationContext, path: Path) -> N
         "published": [asdict(one) for one in outcome.published],
         "warnings": list(outcome.warnings),
     }
-    write_atomically(path, (json.dumps(content, indent=1, sort_keys=True, default=str) + "\n").encode())
+    write_result(path, (json.dumps(content, indent=1, sort_keys=True, default=str) + "\n").encode())
 
 
 def dataset_digest(dataset: Dataset) -> str:

@@ -2,8 +2,6 @@
 
 import hashlib
 import json
-import os
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +11,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
 from edge_uad.errors import UsageError
+from edge_uad.files import write_atomically
 
 _SUFFIX = ".safetensors"
 
@@ -52,7 +51,7 @@ class StepCache:
         Raises:
             UsageError: it cannot be written.
         """
-        write_atomically(self._path(key), save({name: np.ascontiguousarray(one) for name, one in tensors.items()}))
+        write_result(self._path(key), save({name: np.ascontiguousarray(one) for name, one in tensors.items()}))
 
     def _path(self, key: str) -> Path:
         return self._folder / f"{key}{_SUFFIX}"
@@ -63,24 +62,14 @@ def digest_of(facts: object) -> str:
     return hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()
 
 
-def write_atomically(path: Path, content: bytes) -> None:
-    """A file that appears whole or not at all, and stays after a power cut.
+def write_result(path: Path, content: bytes) -> None:
+    """A file of a measurement, whole or not at all.
 
     Raises:
         UsageError: it cannot be written.
     """
     try:
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
-        beside = Path(name)
-        try:
-            with os.fdopen(handle, "wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-            beside.chmod(0o644)
-            beside.replace(path)
-        finally:
-            beside.unlink(missing_ok=True)
+        write_atomically(path, content)
     except OSError as error:
         raise UsageError(
             f"{path} cannot be written: {error.strerror}; free some space or name another --out"

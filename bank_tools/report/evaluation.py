@@ -8,7 +8,7 @@ from PIL import Image
 
 from bank_tools.evaluation.detection import CategoryResult, EvaluationContext, Judged
 from bank_tools.evaluation.results import Outcome, ResultTable
-from bank_tools.evaluation.step_cache import write_atomically
+from bank_tools.evaluation.step_cache import write_result
 from bank_tools.metrics.image import roc_curve
 from bank_tools.report import charts
 from bank_tools.report import page as report
@@ -41,7 +41,7 @@ def write_report(outcome: Outcome, context: EvaluationContext, path: Path) -> No
         sections.append(report.Section("What was odd", report.notices(outcome.warnings)))
     title = f"{outcome.dataset.name}: {outcome.task}"
     lead = f"{card.backbone}, {card.grid_hw[0]}×{card.grid_hw[1]} patches, layout {outcome.dataset.layout}"
-    write_atomically(path, report.page(title, lead, sections).encode())
+    write_result(path, report.page(title, lead, sections).encode())
 
 
 def _section(table: ResultTable) -> report.Section:

@@ -126,7 +126,7 @@ def export(
     _check_calibration(precision, calibrate, target)
     _require_extra()
     source = _named(backbone, checkpoint, arch, patch) if backbone != CUSTOM else _custom(checkpoint, arch, patch)
-    from export.digest import sha256_of_file
+    from edge_uad.files import sha256_of_file
     from export.request import ExportRequest
 
     request = ExportRequest(

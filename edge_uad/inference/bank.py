@@ -5,7 +5,6 @@ import hashlib
 import json
 import math
 import os
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ from safetensors.numpy import load as load_tensors
 from safetensors.numpy import save_file
 
 from edge_uad.errors import BankError, UsageError
+from edge_uad.files import replacing
 from edge_uad.inference.search import PatchSearch, SearchDevice
 from edge_uad.records import MAX_BPM_KERNEL, BankManifest, Embedding, Float32, Int, PatchDistances, PatchMask, reducible
 
@@ -91,7 +91,8 @@ class PatchBank:
         }
         manifest_json = json.dumps(_described(self.manifest), sort_keys=True)
         try:
-            _write_atomically(path, tensors, {_MANIFEST_KEY: manifest_json})
+            with replacing(path) as temporary:
+                save_file(tensors, temporary, {_MANIFEST_KEY: manifest_json})
         except (OSError, SafetensorError) as error:
             reason = error.strerror if isinstance(error, OSError) else str(error)
             raise UsageError(
@@ -170,26 +171,6 @@ def check_writable(path: Path) -> None:
 def short_id(identifier: str) -> str:
     """The first characters of a SHA-256, as messages show it."""
     return identifier[:12]
-
-
-def _write_atomically(path: Path, tensors: dict[str, Any], metadata: dict[str, str]) -> None:
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
-    os.close(handle)
-    try:
-        save_file(tensors, temporary, metadata)
-        umask = os.umask(0)
-        os.umask(umask)
-        os.chmod(temporary, 0o666 & ~umask)  # noqa: PTH101  # mkstemp made it private; a bank is shared as other files are
-        with open(temporary, "rb") as written:  # noqa: PTH123  # a name from mkstemp, not a Path
-            os.fsync(written.fileno())
-        os.replace(temporary, path)  # noqa: PTH105  # as above
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
-    finally:
-        Path(temporary).unlink(missing_ok=True)
 
 
 def _read(path: Path, name: Path) -> tuple[dict[str, Any], str]:

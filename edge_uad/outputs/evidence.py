@@ -3,7 +3,6 @@
 What came instead of a picture is kept as it is.
 """
 
-import contextlib
 import json
 import logging
 import os
@@ -20,6 +19,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from edge_uad.errors import UsageError
+from edge_uad.files import is_partial, write_atomically
 from edge_uad.net.wire import header_of
 from edge_uad.records import AnyFrame, Decision, Frame, Verdict
 
@@ -148,7 +148,7 @@ def _found(folder: Path) -> list[_Kept]:
             if _PATTERN.fullmatch(entry.name):
                 status = entry.stat(follow_symlinks=False)
                 kept.append(_Kept(Path(entry.path), status.st_size, status.st_mtime))
-            elif _PATTERN.fullmatch(entry.name.removeprefix(".").removesuffix(".part")):
+            elif is_partial(entry.name):
                 Path(entry.path).unlink(missing_ok=True)
     return sorted(kept, key=lambda one: (one.at_s, one.path))
 
@@ -177,16 +177,6 @@ def _png(verdict: Verdict, frame: Frame) -> bytes:
 
 
 def _write(path: Path, content: bytes) -> _Kept:
-    part = path.with_name(f".{path.name}.part")
-    try:
-        path.parent.mkdir(exist_ok=True)
-        with part.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(path)
-    except BaseException:
-        with contextlib.suppress(OSError):  # the first fault is the one to tell
-            part.unlink(missing_ok=True)
-        raise
+    path.parent.mkdir(exist_ok=True)
+    write_atomically(path, content)
     return _Kept(path, len(content), time.time())

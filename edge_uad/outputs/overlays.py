@@ -8,6 +8,7 @@ from pathlib import Path
 from PIL import Image
 
 from edge_uad.errors import UsageError
+from edge_uad.files import replacing
 from edge_uad.records import UInt8
 
 
@@ -51,12 +52,8 @@ class OverlayFolder:
         path = self.path_of(file)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            beside = path.with_name(f".{path.stem}.part.png")
-            try:
-                Image.fromarray(picture).save(beside, compress_level=1)  # fast; photographs hardly shrink further
-                beside.replace(path)
-            finally:
-                beside.unlink(missing_ok=True)
+            with replacing(path, durable=False) as temporary:
+                Image.fromarray(picture).save(temporary, compress_level=1)  # fast; photographs hardly shrink further
         except OSError as error:
             raise UsageError(f"the overlay {path} cannot be written: {error.strerror or error}") from error
         return path

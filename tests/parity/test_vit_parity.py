@@ -14,9 +14,9 @@ import onnxruntime as ort  # noqa: E402  # after the skips
 import torch  # noqa: E402  # as above
 
 from edge_uad.errors import WeightsError  # noqa: E402  # as above
+from edge_uad.files import sha256_of_file  # noqa: E402  # as above
 from edge_uad.inference.backbones import open_backbone  # noqa: E402  # as above
 from edge_uad.runtime.cache import cache_dir  # noqa: E402  # as above
-from export.digest import sha256_of_file  # noqa: E402  # as above
 from export.features import PatchFeatures  # noqa: E402  # as above
 from export.fetch import fetch_weights, load_named  # noqa: E402  # as above
 from export.package import fetch_member  # noqa: E402  # as above

@@ -14,8 +14,8 @@ from rich.console import Console
 torch = pytest.importorskip("torch", reason="the [export] extra is not installed")
 
 from edge_uad.errors import ModelError, UsageError  # noqa: E402  # as above
+from edge_uad.files import sha256_of_file  # noqa: E402  # as above
 from edge_uad.inference.backbones import open_backbone  # noqa: E402  # after the skip
-from export.digest import sha256_of_file  # noqa: E402  # as above
 from export.fetch import fetch_weights  # noqa: E402  # as above
 from export.request import ExportRequest  # noqa: E402  # as above
 from export.to_onnx import export_onnx  # noqa: E402  # as above

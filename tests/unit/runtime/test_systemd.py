@@ -46,7 +46,7 @@ def test_a_life_is_told_in_order(tmp_path: Path, abstract: bool) -> None:
     ("interval_us", "pid", "fed"),
     [
         ("60000000", None, 1),
-        ("60000000", str(os.getpid()), 1),
+        pytest.param("60000000", str(os.getpid()), 1, id="own-pid"),
         ("60000000", "1", 0),
         ("0", None, 0),
         ("soon", None, 0),
