@@ -32,8 +32,8 @@ from edge_uad.interfaces import Backbone
 from edge_uad.progress import SilentProgress
 from edge_uad.records import Float32, Geometry, UInt8
 from edge_uad.runtime.assemble import load_backbone, make_embedder
-from edge_uad.runtime.cores import available_cores
 from edge_uad.runtime.in_order import in_order
+from edge_uad.runtime.workers import available_cores
 from export.fetch import fetch_weights, load_named
 from export.request import ExportRequest
 from export.to_onnx import export_onnx

@@ -73,12 +73,12 @@ class FrameIdentity:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ModelInput:
-    """A picture made ready for the backbone."""
+    """A picture resized and normalised for the backbone."""
 
     pixels: Float32
     """float32 (3, h, w)."""
     preprocessor: object
-    """The preprocessor; another one would have made other pixels of the same picture."""
+    """The object that made them; another preprocessor makes other pixels of the same picture."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,8 +89,8 @@ class Frame(FrameIdentity):
     """uint8 (H, W, 3), RGB."""
     taken_hw: tuple[int, int] | None = None
     """The picture's own size, where ``image`` is smaller, a JPEG decoded at a part of it."""
-    ready: ModelInput | None = None
-    """Where it was preprocessed while it waited."""
+    preprocessed: ModelInput | None = None
+    """The model's input, where it was made while the frame waited."""
 
     @property
     def hw(self) -> tuple[int, int]:
@@ -307,6 +307,8 @@ class Verdict:
     dropped_before: int
     model_id: str
     bank_id: str
+    sequence: int | None = None
+    """Number of this verdict among those of its station since the daemon started, from 1; None outside a daemon."""
     schema: int = WIRE_SCHEMA
 
 

@@ -35,12 +35,10 @@ class Line:
         deadline_ms: float | Sequence[float | None] | None = None,
         bank: Path | None = None,
         banks: BankReloader | None = None,
-        wake: threading.Event | None = None,
         max_batch: int = 1,
         max_wait_ms: float = 0.0,
         parallel_frames: int = 1,
     ) -> None:
-        wake = wake or threading.Event()
         names = ["line", *(f"line{number}" for number in range(2, len(sources) + 1))]
         deadlines_ms = deadline_ms if isinstance(deadline_ms, Sequence) else [deadline_ms] * len(sources)
         self.stop = Signals()
@@ -51,7 +49,6 @@ class Line:
                 source=source,
                 inspector=inspector or green_inspector(backbone),
                 mode=mode,
-                wake=wake.set,
                 queue_frames=queue_frames,
                 backoff=QUICK,
                 deadline_ms=one_deadline_ms,
@@ -62,7 +59,6 @@ class Line:
         self.daemon = Daemon(
             stations=self.stations,
             sink=self.sink,
-            wake=wake,
             stop=self.stop,
             notifier=notifier or Notifier({}),
             banks=banks,
@@ -82,6 +78,6 @@ class Line:
             yield
         finally:
             if not self.stop.requested:
-                self.stop.note()
+                self.stop.handle()
             thread.join(PATIENCE_S)
         assert codes == [0]

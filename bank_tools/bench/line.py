@@ -17,7 +17,7 @@ from bank_tools.bench.frames import STATION, sent_now
 from edge_uad.errors import EdgeUadError
 from edge_uad.net.wire import FrameMessage, Json, decode_message
 from edge_uad.records import StationState
-from edge_uad.runtime.cores import available_cores
+from edge_uad.runtime.workers import available_cores
 from edge_uad.sources.sender import FrameSender
 
 WAITING_FRAMES = 1

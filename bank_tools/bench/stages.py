@@ -26,7 +26,7 @@ def measure_stages(asked: Asked, progress: Progress) -> StageResult:
     content["stations"][0]["source"] = f"ipc://{asked.folder}/in"
     content["publish"] = {"endpoint": f"ipc://{asked.folder}/out", "heatmap": "always"}
     settings = make_settings(content, name="edge-uad bench")
-    (station,), sink, _ = assemble_line(settings, asked.model, wake=_nothing, on_stage=clock)
+    (station,), sink, _ = assemble_line(settings, asked.model, on_stage=clock)
     inspector = station.inspector
     pictures = _Pictures(sink.endpoint)
     whole: list[float] = []

@@ -6,7 +6,6 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from threading import Event
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
@@ -105,10 +104,9 @@ def serve(
         shared = {"publish": publish, "heatmap": heatmap, "model": model, "provider": provider, "threads": threads}
         shared |= {"search_device": search_device, "server_key": server_key, "client_keys": client_keys}
         settings = _settings(config, single, shared, insecure=insecure)
-        wake = Event()
         if stop.requested:
             raise typer.Exit(0)
-        stations, sink, banks = _loaded(settings, wake, stop)
+        stations, sink, banks = _loaded(settings, stop)
 
         from edge_uad.runtime.assemble import parallel_frame_count
         from edge_uad.runtime.daemon import Daemon
@@ -117,7 +115,6 @@ def serve(
         daemon = Daemon(
             stations=stations,
             sink=sink,
-            wake=wake,
             stop=stop,
             banks=banks,
             max_batch=settings.max_batch,
@@ -140,14 +137,14 @@ def _leave(code: int) -> NoReturn:
     os._exit(code)
 
 
-def _loaded(settings: "Settings", wake: Event, stop: "Signals") -> "tuple[list[Station], FanOut, BankReloader]":
+def _loaded(settings: "Settings", stop: "Signals") -> "tuple[list[Station], FanOut, BankReloader]":
     """The line, made in a thread of its own: a model takes its time to load, and a stop must not wait for that."""
     from edge_uad.runtime.systemd import Notifier
 
     def load() -> "tuple[list[Station], FanOut, BankReloader]":
         from edge_uad.runtime.assemble import assemble_line
 
-        return assemble_line(settings, model_or_default(settings.model), wake=wake.set)
+        return assemble_line(settings, model_or_default(settings.model))
 
     Notifier().status("loading the model and the banks")
     loading = BackgroundCall(load, name="load")

@@ -188,24 +188,24 @@ class Inspector:
         """One inference for several images, each float32 (3, h, w)."""
         return self._embedder.run_backbone(np.stack(images))
 
-    def prepared(self, frame: AnyFrame) -> AnyFrame:
-        """The frame with its pixels ready for the backbone; as it is where that fails: judging it will tell why."""
+    def preprocessed(self, frame: AnyFrame) -> AnyFrame:
+        """The frame with its pixels ready for the backbone; unchanged where that fails: judging it reports why."""
         if isinstance(frame, UnreadableFrame):
             return frame
         try:
             pixels = self._embedder.pixels(frame.image)
-        except Exception:  # noqa: BLE001  (the judge meets it again, and has a verdict for it)
+        except Exception:  # noqa: BLE001  (the worker meets it again, and gives an invalid verdict)
             return frame
-        return replace(frame, ready=ModelInput(pixels, self._embedder.preprocessor))
+        return replace(frame, preprocessed=ModelInput(pixels, self._embedder.preprocessor))
 
     def pixels(self, frame: Frame) -> Float32:
-        """float32 (3, h, w), ready for the backbone; those of ``prepared`` where they are of this bank's making.
+        """float32 (3, h, w), ready for the backbone; those of ``preprocessed`` where they are of this bank's making.
 
         Raises:
             FrameError: the frame cannot be brought to the model's input.
         """
-        if frame.ready is not None and frame.ready.preprocessor is self._embedder.preprocessor:
-            return frame.ready.pixels
+        if frame.preprocessed is not None and frame.preprocessed.preprocessor is self._embedder.preprocessor:
+            return frame.preprocessed.pixels
         return self._embedder.pixels(frame.image)
 
     def judge_embedding(self, frame: Frame, embedding: Embedding) -> Verdict:

@@ -21,10 +21,10 @@ from edge_uad.outputs.metrics import Metrics, MetricsServer
 from edge_uad.outputs.zmq import ZmqPublisher
 from edge_uad.records import Box, Geometry
 from edge_uad.runtime.artefacts import opened_inside
-from edge_uad.runtime.cores import available_cores
 from edge_uad.runtime.reload import BankReloader
 from edge_uad.runtime.settings import Settings, StationSettings
 from edge_uad.runtime.station import Mode, Station
+from edge_uad.runtime.workers import available_cores
 from edge_uad.sources import EXCLUSIVE_KINDS, SourceAddress, make_source, parse_source, reduce_decoding
 from edge_uad.sources.capture import Backoff
 from edge_uad.stages import StageTimer
@@ -138,14 +138,13 @@ def load_inspector(
 
 
 def assemble_line(
-    settings: Settings, model: Path, *, wake: Callable[[], None], on_stage: StageTimer | None = None
+    settings: Settings, model: Path, *, on_stage: StageTimer | None = None
 ) -> tuple[list[Station], FanOut, BankReloader]:
     """Everything that a daemon runs: stations that share one backbone, their banks, the socket that tells verdicts.
 
     Args:
         settings: of the line.
         model: the backbone's file.
-        wake: called, from capture threads, when a station has something to do.
         on_stage: told what each stage took, beside the metrics.
 
     Raises:
@@ -183,7 +182,6 @@ def assemble_line(
     banks = BankReloader(
         [one.bank for one in settings.stations],
         load=lambda bank: _decoded_alike(load(bank), inspectors[bank], bank),
-        wake=wake,
     )
     inspectors |= {bank: load(bank) for bank in dict.fromkeys(one.bank for one in settings.stations)}
     for one, source in zip(settings.stations, sources, strict=True):
@@ -195,7 +193,6 @@ def assemble_line(
             source=source,
             inspector=inspectors[one.bank],
             mode=_mode(one, address),
-            wake=wake,
             queue_frames=one.queue_frames,
             backoff=backoff,
             deadline_ms=one.deadline_ms,

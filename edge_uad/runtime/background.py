@@ -1,4 +1,4 @@
-"""A call in a thread of its own, so that whoever waits for it can stop waiting."""
+"""A call in a thread of its own, so that a caller can stop waiting for it."""
 
 import threading
 from collections.abc import Callable
@@ -8,10 +8,10 @@ Result = TypeVar("Result")
 
 
 class BackgroundCall(Generic[Result]):
-    """Begins at once. A daemon thread: a call that never returns must not keep the process alive.
+    """Starts at once, in a daemon thread: a call that never returns must not keep the process alive.
 
     Args:
-        call: what is to be done.
+        call: the function to run.
         name: of the thread.
     """
 
@@ -23,12 +23,16 @@ class BackgroundCall(Generic[Result]):
         self._thread.start()
 
     def ended(self, wait_s: float = 0.0) -> bool:
-        """Whether it is over, after waiting for so long at most."""
+        """Whether the call has returned or raised, after waiting for ``wait_s`` seconds at most."""
         self._thread.join(wait_s)
         return not self._thread.is_alive()
 
     def result(self) -> Result:
-        """What the call returned, or raised; once it has ended."""
+        """What the call returned, once it has ended.
+
+        Raises:
+            BaseException: whatever the call raised.
+        """
         if self._faults:
             raise self._faults[0]
         return self._results[0]

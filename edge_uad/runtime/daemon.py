@@ -1,6 +1,7 @@
-"""The daemon: start, have frame after frame judged, tell how it stands, stop.
+"""The daemon: start every thread, supervise them, stop.
 
-One thread runs this loop and alone publishes; the judge and each source have their own.
+The main thread judges nothing, publishes no verdict and touches no file: it handles signals, publishes the heartbeat,
+takes over reloaded banks, replaces hung readers and feeds the watchdog.
 """
 
 import contextlib
@@ -8,45 +9,49 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import numpy as np
 
+from edge_uad.inference.inspector import Inspector
 from edge_uad.interfaces import VerdictSink
-from edge_uad.records import AnyFrame, Frame, StationState, StationStatus, Verdict
+from edge_uad.records import Frame, StationState, StationStatus
 from edge_uad.runtime.background import BackgroundCall
+from edge_uad.runtime.publisher import Publisher
 from edge_uad.runtime.reload import BankReloader
-from edge_uad.runtime.scheduler import Turns
+from edge_uad.runtime.scheduler import Job, Scheduler
 from edge_uad.runtime.signals import Signals
 from edge_uad.runtime.station import Station
 from edge_uad.runtime.systemd import Notifier
+from edge_uad.runtime.workers import WorkerPool
 
-STATUS_EVERY_S = 1.0
-WAIT_S = 0.1
-"""How long the loop sleeps where there is nothing to judge; a signal is seen after that at the latest."""
+HEARTBEAT_EVERY_S = 1.0
+POLL_EVERY_S = 0.1
+"""How often the main thread looks at signals and states; a change of a state wakes it at once."""
 RELEASE_S = 1.0
 """What each thread is granted to leave a call when the time to drain is over."""
 CLOSE_S = 10.0
-"""What the sinks are granted to write and send what they hold; each has a shorter bound of its own."""
+"""What the outputs are granted to write and send what they hold; each has a shorter bound of its own."""
 FORCED_S = 1.0
 """What remains of these once a second signal has come."""
 WARM_UP_PX = 256
+STOPPED_REASON = "the daemon was stopped before this frame was judged"
 
 log = logging.getLogger("edge_uad.runtime.daemon")
 
 
 class Daemon:
-    """Has the frames of its stations judged in turn until told to stop, or until every source has ended.
+    """Has the frames of its stations judged until told to stop, or until every source has ended.
 
     Args:
-        stations: made with ``wake.set``, not started.
+        stations: not started.
         sink: where verdicts and heartbeats go; closed at the end.
-        wake: set by the stations when there is something to do.
-        stop: asked between frames.
+        stop: requests of the operator and the service manager.
         notifier: the service manager.
-        banks: the stations' bank files, where they may be replaced while the line runs; made with ``wake.set``.
+        banks: the stations' bank files, where they may be replaced while the line runs; not started.
         max_batch: frames of different stations in one inference.
-        max_wait_ms: how long a frame waits for those of other stations.
-        parallel_frames: frames judged at a time where so many wait; see ``Turns``.
+        max_wait_ms: how long a frame waits for those of other stations, to fill a batch.
+        parallel_frames: frames judged at the same time, each on one core; see ``Scheduler``.
         stop_timeout_s: how long a stop may take to judge what is queued.
     """
 
@@ -55,7 +60,6 @@ class Daemon:
         *,
         stations: Sequence[Station],
         sink: VerdictSink,
-        wake: threading.Event,
         stop: Signals,
         notifier: Notifier | None = None,
         banks: BankReloader | None = None,
@@ -66,24 +70,28 @@ class Daemon:
     ) -> None:
         self._stations = list(stations)
         self._sink = sink
-        self._wake = wake
+        self._wake = threading.Event()
         self._stop = stop
         self._notifier = notifier or Notifier()
         self._banks = banks
-        self._turns = Turns(
+        self._parallel_frames = parallel_frames
+        self._scheduler = Scheduler(
             stations,
-            tell=self._tell,
-            wake=wake.set,
+            n_workers=parallel_frames,
             max_batch=max_batch,
             max_wait_ms=max_wait_ms,
-            parallel_frames=parallel_frames,
+            is_forced=lambda: stop.forced,
         )
+        self._workers = WorkerPool(self._scheduler, parallel_frames)
+        self._publisher = Publisher(self._scheduler, sink)
         self._stop_timeout_s = stop_timeout_s
         self._ready = self._stopping = False
-        self._status_due_s = 0.0
-        self._told: dict[str, tuple[StationState, str | None]] = {}
+        self._heartbeat_due_s = 0.0
+        self._published_states: dict[str, tuple[StationState, str | None]] = {}
+        self._oldest_running: Job | None = None
+        self._banks_stalled = False
         self.stuck_threads: list[str] = []
-        """What never gave its thread back: a station's source, an inference, a sink."""
+        """Threads that did not end: a station's source, an inference, an output."""
 
     def run(self) -> int:
         """Run until stopped.
@@ -103,25 +111,46 @@ class Daemon:
         return 0
 
     def _startup(self) -> None:
+        self._publisher.start()
         for station in self._stations:
-            station.start()
-        self._tell_status()
-        self._turns.start()
-        for station in self._stations:
-            if not self._stop.requested:
-                self._turns.warm_up(station.inspector, _warm_up_frame(station), go_on=self._warm_up_goes_on)
+            station.start(on_frame=self._scheduler.wake, on_change=self._wake.set)
+        self._publish_heartbeat()
+        self._warm_up()
         self._raise_fault()
-        if not self._stop.requested:
-            self._ready = True
-            self._tell_status()
-            self._notifier.ready()
-            log.info("ready")
+        if self._stop.requested:
+            return
+        self._ready = True
+        self._publish_heartbeat()
+        self._notifier.ready()
+        log.info("ready")
+        self._workers.start()
+        if self._banks is not None:
+            self._banks.start(on_result=self._wake.set)
 
-    def _warm_up_goes_on(self) -> bool:
-        self._wake.wait(WAIT_S)
-        self._wake.clear()
-        self._tell_status_when_due()
-        return not self._stop.requested
+    def _warm_up(self) -> None:
+        """The first inferences are the slowest: they are made before the first frame is judged.
+
+        Raises:
+            Exception: the fault inside, where there is one: a daemon that cannot judge must not be ready.
+        """
+        for station in self._stations:
+            inspector, frame = station.inspector, _warm_up_frame(station)
+            self._inspect_all([inspector], frame)
+            if self._parallel_frames > 1:
+                self._inspect_all([inspector.on_one_core] * self._parallel_frames, frame)
+
+    def _inspect_all(self, inspectors: Sequence[Inspector], frame: Frame) -> None:
+        """One frame by each of them at the same time, left behind where a stop is requested meanwhile."""
+        if self._stop.requested:
+            return
+        calls = [BackgroundCall(partial(inspector.inspect, frame), name="warm-up") for inspector in inspectors]
+        for call in calls:
+            while not self._stop.requested and not call.ended(POLL_EVERY_S):
+                self._publish_heartbeat_when_due()
+            if not self._waited(call.ended, RELEASE_S):
+                self._note_stuck("inference", "an inference does not return; it is left behind")
+                return
+            call.result()
 
     def _main_loop(self) -> None:
         while not self._stop.requested:
@@ -129,52 +158,61 @@ class Daemon:
             self._raise_fault()  # after the question: a fault ends its station, too
             if ended:
                 return
-            self._take_turn()
+            self._supervise()
 
     def _drain(self) -> None:
-        """Judge what the sources have already given, within the bound."""
+        """Have what the sources have already given judged, within the bound."""
         self._stopping = True
         self._notifier.stopping()
         for station in self._stations:
             station.request_stop()
         deadline_s = time.monotonic() + self._stop_timeout_s
         while not self._stop.forced and time.monotonic() < deadline_s and not self._ended():
-            self._take_turn()
+            self._supervise()
 
     def _release(self) -> None:
-        """Let go of everything, in this order, whatever fails of it."""
+        """End every thread and close the outputs, in this order, whatever fails of it."""
         self._stopping = True
         with contextlib.ExitStack() as last:
             last.callback(self._close_sink)
-            last.callback(self._tell_status)
+            last.callback(self._publish_heartbeat)
             last.callback(self._end_threads)
-            self._turns.give_up("the daemon was stopped before this frame was judged")
+            if self._banks is not None:
+                self._banks.stop()
+            self._scheduler.stop_dispatching()
+            self._scheduler.fail_pending(STOPPED_REASON)
+            self._scheduler.close()
 
     def _end_threads(self) -> None:
         for station in self._stations:
             station.request_stop()
-        if not self._waited(self._turns.close, RELEASE_S):
-            self.stuck_threads.append("inference")
-            log.warning("an inference does not come back; it is stuck_threads")
+        if not self._waited(self._publisher.join, RELEASE_S):
+            self._note_stuck("publisher", "an output does not take a verdict; it is left behind")
+        if not self._waited(self._workers.join, RELEASE_S):
+            self._note_stuck("inference", "an inference does not return; it is left behind")
         until_s = time.monotonic() + RELEASE_S
         for station in self._stations:
             if not self._waited(station.release, until_s - time.monotonic()):
-                self.stuck_threads.append(station.name)
-                log.warning("%s: the source does not give its thread back; it is stuck_threads", station.name)
+                message = f"{station.name}: the source does not return its thread; it is left behind"
+                self._note_stuck(station.name, message)
 
     def _close_sink(self) -> None:
-        """In a thread of its own: a disk that does not answer must not keep a second signal waiting."""
+        """In a background thread: a disk that does not answer must not keep a second signal waiting."""
         closing = BackgroundCall(self._sink.close, name="close")
         if not self._waited(closing.ended, CLOSE_S):
-            self.stuck_threads.append("sinks")
-            log.warning("what is published and kept is not closed in time; it is stuck_threads")
+            self._note_stuck("outputs", "the outputs do not close in time; they are left behind")
             return
         closing.result()
 
+    def _note_stuck(self, thread: str, message: str) -> None:
+        if thread not in self.stuck_threads:
+            self.stuck_threads.append(thread)
+            log.warning("%s", message)
+
     def _waited(self, ended: Callable[[float], bool], timeout_s: float) -> bool:
-        """Whether it ended in time, asked again and again; from the second signal on that time is short."""
+        """Whether it ended in time, polled; from the second signal on that time is short."""
         until_s, forced = time.monotonic() + timeout_s, False
-        while not ended(min(WAIT_S, max(until_s - time.monotonic(), 0.0))):
+        while not ended(min(POLL_EVERY_S, max(until_s - time.monotonic(), 0.0))):
             if self._stop.forced and not forced:
                 until_s, forced = min(until_s, time.monotonic() + FORCED_S), True
             if time.monotonic() >= until_s:
@@ -182,52 +220,53 @@ class Daemon:
         return True
 
     def _ended(self) -> bool:
-        return all(station.ended for station in self._stations) and not self._turns.owing
+        return all(station.ended for station in self._stations) and not self._scheduler.has_unpublished
 
-    def _take_turn(self) -> None:
-        """Tell what is decided, hand over what waits; where there is neither, wait a little."""
-        self._wake.clear()
-        told = self._turns.collect()
-        if self._turns.free:  # an inference came back, or none is under way: the watchdog is not fed during one
-            self._notifier.progress()
-            self._change_banks()
-        handed = not self._stop.forced and self._turns.dispatch()
-        if not told and not handed:
-            due_s = self._turns.next_due_s()
-            self._wake.wait(WAIT_S if due_s is None else min(WAIT_S, due_s))
+    def _supervise(self) -> None:
+        """One round of the main thread; waits a little where nothing has changed."""
+        self._feed_watchdog()
+        self._reload_banks()
         for station in self._stations:
             station.replace_hung_reader()
-        self._tell_status_when_due()
+        self._publish_heartbeat_when_due()
+        self._wake.wait(POLL_EVERY_S)
+        self._wake.clear()
 
-    def _change_banks(self) -> None:
-        """Between two frames: no station has one at the judge."""
+    def _feed_watchdog(self) -> None:
+        """Progress: no inference is under way, or the one that was the oldest has returned since the last round."""
+        oldest = self._scheduler.oldest_running
+        if oldest is None or (self._oldest_running is not None and oldest is not self._oldest_running):
+            self._notifier.progress()
+        self._oldest_running = oldest
+
+    def _reload_banks(self) -> None:
         if self._banks is None or self._stopping:
             return
         if self._stop.take_reload():
-            log.info("the banks are read again, as asked")
-            self._banks.ask()
-        self._banks.look()
-        while (new := self._banks.take()) is not None:
+            log.info("the banks are read again, as requested")
+            self._banks.request()
+        self._report_stalled_files(self._banks)
+        while (new := self._banks.result()) is not None:
             for station in self._stations:
                 if station.bank == new.path:
                     station.change_bank(new)
-            self._tell_status()
+            self._publish_heartbeat()
 
-    def _tell(self, station: Station, verdict: Verdict, frame: AnyFrame) -> None:
-        station.count(verdict)
-        try:
-            self._sink.publish(verdict, frame)
-        except Exception:  # the daemon's boundary: silence is reject, and a sink that is dead fails the next status
-            log.exception("%s: frame %d could not be published in full", verdict.station, verdict.frame_id)
-        self._tell_status_when_due()
+    def _report_stalled_files(self, banks: BankReloader) -> None:
+        stalled_s = banks.stalled_s()
+        if stalled_s and not self._banks_stalled:
+            log.warning("the bank files have not answered for %.0f s; the banks in memory go on", stalled_s)
+        elif self._banks_stalled and not stalled_s:
+            log.info("the bank files answer again")
+        self._banks_stalled = stalled_s > 0
 
-    def _tell_status_when_due(self) -> None:
-        standings = {station.name: station.standing for station in self._stations}
-        if standings != self._told or time.monotonic() >= self._status_due_s:
-            self._tell_status()
+    def _publish_heartbeat_when_due(self) -> None:
+        states = {station.name: station.state for station in self._stations}
+        if states != self._published_states or time.monotonic() >= self._heartbeat_due_s:
+            self._publish_heartbeat()
 
-    def _tell_status(self) -> None:
-        self._status_due_s = time.monotonic() + STATUS_EVERY_S
+    def _publish_heartbeat(self) -> None:
+        self._heartbeat_due_s = time.monotonic() + HEARTBEAT_EVERY_S
         for station in self._stations:
             self._log_change(station)
             self._sink.publish_status(self._status(station))
@@ -237,20 +276,20 @@ class Daemon:
         return station.status(ready=self._ready, stopping=self._stopping)
 
     def _log_change(self, station: Station) -> None:
-        state, message = standing = station.standing
-        if self._told.get(station.name) != standing:
-            self._told[station.name] = standing
+        state, message = station.state
+        if self._published_states.get(station.name) != (state, message):
+            self._published_states[station.name] = (state, message)
             level = logging.WARNING if state is StationState.RECONNECTING else logging.INFO
             log.log(level, "%s: %s%s", station.name, state, f": {message}" if message else "")
 
     def _status_line(self) -> str:
-        def told(station: Station) -> str:
+        def line_of(station: Station) -> str:
             status = self._status(station)
             return f"{status.station} {status.state}" + (f" ({status.message})" if status.message else "")
 
         if not self._ready and not self._stopping:
             return "warming up"
-        return "; ".join(map(told, self._stations))
+        return "; ".join(map(line_of, self._stations))
 
     def _raise_fault(self) -> None:
         for station in self._stations:
@@ -259,7 +298,7 @@ class Daemon:
 
 
 def _warm_up_frame(station: Station) -> Frame:
-    """A picture of noise that the station's region of interest fits into: the first inference is the slowest."""
+    """A frame of noise that the station's region of interest fits into."""
     x, y, w, h = station.inspector.manifest.roi or (0, 0, WARM_UP_PX, WARM_UP_PX)
     image = np.random.default_rng(0).integers(0, 256, (y + h, x + w, 3), dtype=np.uint8)
     now_ns, now_mono_ns = time.time_ns(), time.monotonic_ns()

@@ -1,4 +1,4 @@
-"""A new bank while the line runs: seen on disk, or asked for; loaded and verified beside the old one."""
+"""A new bank while the line runs: noticed on disk or requested, loaded and verified beside the old one."""
 
 import logging
 import os
@@ -12,17 +12,28 @@ from pathlib import Path
 from edge_uad.errors import EdgeUadError
 from edge_uad.inference.inspector import Inspector
 
-LOOK_EVERY_S = 1.0
+POLL_EVERY_S = 1.0
+STALLED_AFTER_S = 10.0
+"""A file system that has not answered for so long is reported."""
 
 log = logging.getLogger("edge_uad.runtime.reload")
 
-_Mark = tuple[int, int, int]
-"""Inode, time of change in ns, size: what a file that was replaced or written again differs in."""
+FileMark = tuple[int, int, int]
+"""Inode, time of change in ns, size: a file that was replaced or written again differs in one of them."""
+
+
+def file_mark(path: Path) -> FileMark | None:
+    """The mark of a file, following links as the reader does; None where there is no such file."""
+    try:
+        found = os.stat(path)  # noqa: PTH116  # the plain call, and its only exception
+    except OSError:
+        return None
+    return found.st_ino, found.st_mtime_ns, found.st_size
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NewBank:
-    """What came of a bank file that was read again."""
+    """The outcome of reading a bank file again."""
 
     path: Path
     inspector: Inspector | None
@@ -32,15 +43,15 @@ class NewBank:
 
 
 class BankReloader:
-    """Looks at bank files and loads those that changed, one at a time, in a thread that ends with the loading.
+    """Polls bank files and loads those that changed, in its own thread: a file system that hangs stops nothing else.
 
-    A file that changed is loaded once it has stayed the same from one look to the next: a copy takes its time.
+    A file that changed is loaded once it is the same in two polls, since copying takes its time.
 
     Args:
-        paths: the files, loaded already by whoever made this.
+        paths: the files, loaded already by the caller.
         load: reads and verifies one.
-        wake: called, from the loading thread, when there is something to take.
-        look_every_s: between two looks at the disk.
+        poll_every_s: between two polls.
+        mark_of: what a changed file differs in.
     """
 
     def __init__(
@@ -48,63 +59,92 @@ class BankReloader:
         paths: Iterable[Path],
         *,
         load: Callable[[Path], Inspector],
-        wake: Callable[[], None],
-        look_every_s: float = LOOK_EVERY_S,
+        poll_every_s: float = POLL_EVERY_S,
+        mark_of: Callable[[Path], FileMark | None] = file_mark,
     ) -> None:
         self._load = load
-        self._wake = wake
-        self._look_every_s = look_every_s
-        self._look_due_s = 0.0
-        self._loaded = {path: _mark(path) for path in paths}
+        self._poll_every_s = poll_every_s
+        self._mark_of = mark_of
+        self._loaded = {path: mark_of(path) for path in paths}
         self._seen = dict(self._loaded)
-        self._asked: list[Path] = []
-        self._loading: threading.Thread | None = None
-        self._done: queue.SimpleQueue[NewBank] = queue.SimpleQueue()
+        self._to_load: list[Path] = []
+        self._requested = threading.Event()
+        self._wake = threading.Event()
+        self._stop = False
+        self._results: queue.SimpleQueue[NewBank] = queue.SimpleQueue()
+        self._on_result: Callable[[], None] = lambda: None
+        self._busy_since_s: float | None = None
+        # a daemon thread: a dead mount must not keep the process alive
+        self._thread = threading.Thread(target=self._run, name="bank reload", daemon=True)
 
-    def ask(self) -> None:
-        """Read every file again, changed or not."""
-        self._asked = list(self._loaded)
+    def start(self, *, on_result: Callable[[], None]) -> None:
+        """Begin to poll.
 
-    def look(self) -> None:
-        """See what changed, at a bounded rate, and begin to load it. Never waits."""
-        if time.monotonic() >= self._look_due_s:
-            self._look_due_s = time.monotonic() + self._look_every_s
-            for path, loaded in self._loaded.items():
-                mark = _mark(path)
-                settled = mark == self._seen[path]
-                self._seen[path] = mark
-                # a file that is gone is on its way to be replaced
-                if settled and mark not in (None, loaded) and path not in self._asked:
-                    self._asked.append(path)
-        if self._asked and (self._loading is None or not self._loading.is_alive()):
-            path = self._asked.pop(0)
-            self._loaded[path] = self._seen[path] = _mark(path)  # before reading: what is written meanwhile is new
-            self._loading = threading.Thread(target=self._read, args=(path,), name="bank", daemon=True)
-            self._loading.start()
+        Args:
+            on_result: called from the polling thread when ``result`` has something to give.
+        """
+        self._on_result = on_result
+        self._thread.start()
 
-    def take(self) -> NewBank | None:
-        """What was loaded or refused, once. Never waits."""
+    def stop(self) -> None:
+        """End the thread after its present call. Never waits."""
+        self._stop = True
+        self._wake.set()
+
+    def request(self) -> None:
+        """Have every file read again, changed or not. Never waits."""
+        self._requested.set()
+        self._wake.set()
+
+    def result(self) -> NewBank | None:
+        """The next bank that was loaded or refused, once; None where there is none. Never waits."""
         try:
-            return self._done.get_nowait()
+            return self._results.get_nowait()
         except queue.Empty:
             return None
 
-    def _read(self, path: Path) -> None:
+    def stalled_s(self) -> float:
+        """How long the present poll has taken, beyond what is normal; 0 where the files answer."""
+        since_s = self._busy_since_s
+        busy_s = 0.0 if since_s is None else time.monotonic() - since_s
+        return busy_s if busy_s > STALLED_AFTER_S else 0.0
+
+    def poll(self) -> None:
+        """Compare the files with their former marks and load those that changed or were requested."""
+        if self._requested.is_set():
+            self._requested.clear()
+            self._to_load = list(self._loaded)
+        for path, loaded in self._loaded.items():
+            mark = self._mark_of(path)
+            settled = mark == self._seen[path]
+            self._seen[path] = mark
+            # a file that is gone is about to be replaced
+            if settled and mark not in (None, loaded) and path not in self._to_load:
+                self._to_load.append(path)
+        while self._to_load:
+            path = self._to_load.pop(0)
+            self._loaded[path] = self._seen[path] = self._mark_of(
+                path
+            )  # before reading: what is written meanwhile is new
+            self._results.put(self._read(path))
+            self._on_result()
+
+    def _run(self) -> None:
+        while not self._stop:
+            self._busy_since_s = time.monotonic()
+            try:
+                self.poll()
+            except Exception:  # this thread's boundary: polling goes on, whatever one poll met
+                log.exception("the bank files could not be polled")
+            self._busy_since_s = None
+            self._wake.wait(self._poll_every_s)
+            self._wake.clear()
+
+    def _read(self, path: Path) -> NewBank:
         try:
-            new = NewBank(path=path, inspector=self._load(path), refused=None)
+            return NewBank(path=path, inspector=self._load(path), refused=None)
         except EdgeUadError as error:
-            new = NewBank(path=path, inspector=None, refused=str(error))
+            return NewBank(path=path, inspector=None, refused=str(error))
         except Exception as error:  # this thread's boundary: a bank that cannot be read must not end the line
             log.exception("fault inside while %s was read", path)
-            new = NewBank(path=path, inspector=None, refused=f"fault inside: {type(error).__name__}: {error}")
-        self._done.put(new)
-        self._wake()
-
-
-def _mark(path: Path) -> _Mark | None:
-    """None where there is no such file."""
-    try:
-        found = os.stat(path)  # noqa: PTH116  # follows links, as the reader does
-    except OSError:
-        return None
-    return found.st_ino, found.st_mtime_ns, found.st_size
+            return NewBank(path=path, inspector=None, refused=f"fault inside: {type(error).__name__}: {error}")

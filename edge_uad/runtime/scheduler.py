@@ -1,183 +1,251 @@
-"""Whose frame is judged next, and what becomes of it: one verdict per frame, in order per station, in time."""
+"""Which frame is judged next, and in which order verdicts are published: the one monitor between all threads.
 
+Capture threads wake it, workers take jobs from it and return verdicts to it, the publisher takes decided verdicts in
+the order of each station. Everything is guarded by one lock, which is never held while a frame is judged or published.
+"""
+
+import threading
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
-from itertools import chain, islice
+from dataclasses import dataclass
 
 from edge_uad.inference.inspector import Inspector
 from edge_uad.records import AnyFrame, Verdict
 from edge_uad.runtime.station import Station
-from edge_uad.runtime.workers import Job, Judge
 
 DEADLINE_REASON = "deadline"
 
-Tell = Callable[[Station, Verdict, AnyFrame], None]
+
+@dataclass(slots=True, eq=False)
+class Job:
+    """One frame on its way through a worker; its inspector stays the same whatever bank is loaded meanwhile."""
+
+    station: Station
+    inspector: Inspector
+    frame: AnyFrame
+    verdict: Verdict | None = None
+    """Set by ``Scheduler.finish``, at the deadline, or at the stop, whichever comes first."""
 
 
-class Turns:
-    """Gives the stations their turns at the judge, one frame each, so that none starves another.
+@dataclass(frozen=True, slots=True)
+class Decided:
+    """A verdict whose turn to be published has come."""
 
-    One frame at a time has all cores. Where enough frames wait to keep each core busy with one of its own, they are
-    judged side by side: all are done sooner so, each alone later. A batch of one inference holds frames of different
-    stations. Everything here runs in the thread of the caller, which alone publishes: a verdict is told once, by
-    whoever comes first, the judge or the clock.
+    station: Station
+    verdict: Verdict
+    frame: AnyFrame
+
+
+class Scheduler:
+    """Round robin over the stations that have a frame waiting; one verdict per frame, in order per station.
+
+    A station in mode ``latest`` has one frame at a time at the workers, so that the next one taken is the newest; one
+    in mode ``every`` may have several.
+
+    A frame that is alone (no other at a worker, none waiting) is judged with all cores, the shortest way to its
+    verdict. Any other is judged on one core: frames judged at the same time never wait for each other's threads.
 
     Args:
         stations: in any order.
-        tell: publishes a verdict.
-        wake: called, from the judge's threads, when a frame is judged.
-        max_batch: frames of one inference.
-        max_wait_ms: how long a frame waits for others while the judge is free.
-        parallel_frames: frames judged at a time where so many wait, each in an inference of its own on one core; only
-            with a ``max_batch`` of 1.
+        n_workers: threads that will call ``next_jobs``; above 1 only with a ``max_batch`` of 1.
+        max_batch: frames of different stations in one inference.
+        max_wait_ms: how long a frame may wait for those of other stations, to fill a batch.
+        is_forced: whether to leave at once; no more work is given out then, whoever has noticed it.
     """
 
     def __init__(
         self,
         stations: Sequence[Station],
         *,
-        tell: Tell,
-        wake: Callable[[], None],
+        n_workers: int = 1,
         max_batch: int = 1,
         max_wait_ms: float = 0.0,
-        parallel_frames: int = 1,
+        is_forced: Callable[[], bool] = lambda: False,
     ) -> None:
-        if max_batch > 1 and parallel_frames > 1:
-            raise ValueError("frames are judged in one inference or side by side, not both")
-        self._stations = {station.name: station for station in stations}
-        self._queue = list(stations)
-        self._tell = tell
-        self._judge = Judge(wake, parallel_frames=parallel_frames)
-        self._parallel_frames = parallel_frames
+        if max_batch > 1 and n_workers > 1:
+            raise ValueError("frames are judged in one batch or by several workers, not both")
+        self._round = list(stations)
+        self._is_forced = is_forced
+        self._n_workers = n_workers
         self._max_batch = min(max_batch, len(stations))
         self._max_wait_s = max_wait_ms / 1000
         self._waiting_since_s: float | None = None
+        self._unpublished: dict[str, deque[Job]] = {station.name: deque() for station in stations}
+        """Jobs taken and not published yet, in the order of taking."""
+        self._running: dict[Job, None] = {}
+        """Jobs at a worker, oldest first; one whose deadline has passed stays here until its inference returns."""
+        self._n_publishing = 0
+        self._dispatching = True
+        self._closed = False
+        lock = threading.Lock()
+        self._work = threading.Condition(lock)
+        """A frame came, a job ended, or no more work is given out: for the workers."""
+        self._decisions = threading.Condition(lock)
+        """A verdict is there, a deadline may be nearer, or this is closed: for the publisher."""
 
-    def start(self) -> None:
-        """Begin."""
-        self._judge.start()
+    # capture threads
 
-    def warm_up(self, inspector: Inspector, frame: AnyFrame, *, go_on: Callable[[], bool]) -> None:
-        """First inferences, the slowest ones, with all cores and side by side; their verdicts are told to nobody.
+    def wake(self) -> None:
+        """A frame has come."""
+        with self._work:
+            self._work.notify()
+            self._decisions.notify()
 
-        Args:
-            inspector: of a station.
-            frame: none of a real part.
-            go_on: waits a little for the judge; False where it is to be waited for no longer.
+    # workers
 
-        Raises:
-            Exception: the fault inside, where there is one: a daemon that cannot judge must not be ready.
+    def next_jobs(self) -> Sequence[Job] | None:
+        """The frames to judge next, waiting until there are any.
+
+        Returns:
+            One job, or up to ``max_batch`` of different stations; None once no more work is given out.
         """
-        for n in dict.fromkeys((1, self._parallel_frames)):
-            jobs = [Job(inspector, frame, told=True) for _ in range(n)]
-            self._judge.submit(jobs)
-            while not self.free:
-                self._judge.finished()
-                if not self.free and not go_on():
-                    return
-            for job in jobs:
-                if job.fault is not None:
-                    raise job.fault
+        with self._work:
+            while self._dispatching and not self._is_forced():
+                jobs = self._take()
+                if jobs:
+                    return jobs
+                self._work.wait(self._window_s())
+            return None
+
+    def finish(self, job: Job, verdict: Verdict) -> None:
+        """A worker's verdict; ignored where the frame was given one already, at its deadline or at the stop."""
+        with self._work:
+            del self._running[job]
+            if job.verdict is None:
+                job.verdict = verdict
+            self._decisions.notify()
+            self._work.notify()  # its station may have been waiting for this
+
+    def stop_dispatching(self) -> None:
+        """Give out no more work; the workers end after the frames they have."""
+        with self._work:
+            self._dispatching = False
+            self._work.notify_all()
+
+    # publisher
+
+    def next_decided(self) -> list[Decided] | None:
+        """Verdicts to publish now, in order per station, waiting until there are any.
+
+        Calling it again says that the former ones are published.
+
+        Returns:
+            One of each station that has any; None once this is closed and everything is published.
+        """
+        with self._decisions:
+            self._n_publishing = 0
+            while True:
+                decided = self._take_decided()
+                if decided:
+                    self._n_publishing = len(decided)
+                    return decided
+                if self._closed:
+                    return None
+                self._decisions.wait(self._next_deadline_s())
+
+    def fail_pending(self, reason: str) -> None:
+        """Frames at the workers get an *invalid* verdict now; what their inference returns later is ignored."""
+        with self._decisions:
+            for jobs in self._unpublished.values():
+                for job in jobs:
+                    if job.verdict is None:
+                        job.verdict = job.inspector.invalid(job.frame, reason)
+            self._decisions.notify()
+
+    def close(self) -> None:
+        """End ``next_decided`` once everything decided is published."""
+        with self._decisions:
+            self._closed = True
+            self._decisions.notify()
+
+    # supervision
 
     @property
-    def free(self) -> bool:
-        """No frame is at the judge: what a station judges by may be changed."""
-        return self._judge.free
+    def has_unpublished(self) -> bool:
+        """A frame was taken whose verdict is not published yet."""
+        with self._work:
+            return self._n_publishing > 0 or any(self._unpublished.values())
 
     @property
-    def owing(self) -> bool:
-        """A frame at the judge still waits for its verdict."""
-        return any(not job.told for job in self._judge.jobs)
+    def oldest_running(self) -> Job | None:
+        """The job that has been at a worker for the longest time; None where no inference is under way."""
+        with self._work:
+            return next(iter(self._running), None)
 
-    def collect(self) -> bool:
-        """Tell what the clock and the judge have decided; whether there was anything."""
-        told = self._tell_late()
-        finished = self._judge.finished()
-        for job in finished:
-            if not job.told and job.verdict is not None:
-                self._tell_job(job, job.verdict)
-        return told or bool(finished)
-
-    def dispatch(self) -> bool:
-        """Hand the next frames to the judge; whether there were any."""
-        waiting = [station for station in self._queue if station.waiting]
-        if not waiting:
+    def _take(self) -> list[Job]:
+        for station in self._round:
+            self._fail_late(station)
+        ready = [station for station in self._round if station.waiting and self._may_start(station)]
+        if not ready:
             self._waiting_since_s = None
-        elif self._waiting_since_s is None:
+            return []
+        if self._waiting_since_s is None:
             self._waiting_since_s = time.monotonic()
-        if not waiting or not self.free or self._window_s(len(waiting)) > 0:
-            return False
-        jobs = [job for station in self._next_turns(waiting) if (job := self._job_of(station)) is not None]
+        if len(ready) < self._max_batch and self._window_s() != 0:
+            return []
         self._waiting_since_s = None
-        if jobs:
-            self._judge.submit(jobs)
-        return bool(jobs)
+        alone = not self._running and sum(station.waiting for station in ready) == 1
+        return [job for station in ready[: self._max_batch] if (job := self._job_of(station, alone=alone)) is not None]
 
-    def next_due_s(self) -> float | None:
-        """Seconds until the clock decides something by itself; None where it does not."""
-        held = self._held()
-        due_ns = [station.due_mono_ns for station in self._stations.values() if station.name not in held]
-        due_ns += [self._due_mono_ns(job) for job in self._judge.jobs]
-        times_s = [one_ns / 1e9 for one_ns in due_ns if one_ns is not None]
-        if self.free and self._waiting_since_s is not None:
-            times_s.append(self._waiting_since_s + self._max_wait_s)
-        return max(min(times_s) - time.monotonic(), 0.0) if times_s else None
+    def _may_start(self, station: Station) -> bool:
+        return station.mode == "every" or not self._unpublished[station.name]
 
-    def give_up(self, reason: str) -> None:
-        """Frames at the judge get their verdict now."""
-        for job in self._judge.jobs:
-            if not job.told:
-                self._tell_job(job, job.inspector.invalid(job.frame, reason))
-
-    def close(self, timeout_s: float) -> bool:
-        """End the judge's thread; False where an inference does not come back."""
-        return self._judge.close(timeout_s)
-
-    def _next_turns(self, waiting: Sequence[Station]) -> Sequence[Station]:
-        """Whose frames are judged now; side by side, a station may have several turns."""
-        frames = {station.name: station.waiting for station in waiting}
-        if self._parallel_frames == 1 or sum(frames.values()) < self._parallel_frames:
-            return waiting[: self._max_batch]
-        rounds = ([one for one in waiting if frames[one.name] > turn] for turn in range(max(frames.values())))
-        return list(islice(chain.from_iterable(rounds), self._parallel_frames))
-
-    def _job_of(self, station: Station) -> Job | None:
-        """The station's next frame; the station goes to the end of the queue."""
-        self._queue.remove(station)
-        self._queue.append(station)
+    def _job_of(self, station: Station, *, alone: bool) -> Job | None:
+        """The station's next frame; the station goes to the end of the round."""
+        self._round.remove(station)
+        self._round.append(station)
         frame = station.take()
-        return None if frame is None else Job(station.inspector, frame)
+        if frame is None:  # a newer one was announced and is not there: the queue was closed
+            return None
+        inspector = station.inspector if alone or self._n_workers == 1 else station.inspector.on_one_core
+        job = Job(station, inspector, frame)
+        self._unpublished[station.name].append(job)
+        self._running[job] = None
+        return job
 
-    def _window_s(self, waiting: int) -> float:
-        """How long the frames that wait may still wait for others."""
-        if waiting >= self._max_batch or self._waiting_since_s is None:
-            return 0.0
-        return self._waiting_since_s + self._max_wait_s - time.monotonic()
+    def _window_s(self) -> float | None:
+        """Seconds for which the waiting frames may still wait for others; None where none waits."""
+        if self._waiting_since_s is None:
+            return None
+        return max(self._waiting_since_s + self._max_wait_s - time.monotonic(), 0.0)
 
-    def _tell_late(self) -> bool:
-        """At their deadline: the frame at the judge, then those behind it, one of each station at a time."""
-        now_ns = time.monotonic_ns()
-        told = False
-        for job in self._judge.jobs:
-            due_ns = self._due_mono_ns(job)
-            if due_ns is not None and due_ns <= now_ns:
-                self._tell_job(job, job.inspector.invalid(job.frame, DEADLINE_REASON))
-                told = True
-        held = self._held()
-        for station in self._stations.values():
-            if station.name not in held and (frame := station.take_late(now_ns)) is not None:
-                self._tell(station, station.inspector.invalid(frame, DEADLINE_REASON), frame)
-                told = True
-        return told
+    def _take_decided(self) -> list[Decided]:
+        now_mono_ns = time.monotonic_ns()
+        decided = []
+        for station in self._round:
+            jobs = self._unpublished[station.name]
+            if not jobs:
+                self._fail_late(station)
+            if jobs and (verdict := self._verdict_of(jobs[0], now_mono_ns)) is not None:
+                decided.append(Decided(station, verdict, jobs.popleft().frame))
+        if decided:
+            self._work.notify()  # a station in mode ``latest`` may start its next frame
+        return decided
 
-    def _held(self) -> set[str]:
-        """Stations whose next frames must wait for the verdict of the one at the judge."""
-        return {job.frame.station for job in self._judge.jobs if not job.told}
+    def _fail_late(self, station: Station) -> None:
+        """Frames whose deadline passed in the queue get their verdict without an inference."""
+        while (frame := station.take_late(time.monotonic_ns())) is not None:
+            self._unpublished[station.name].append(
+                Job(station, station.inspector, frame, station.inspector.invalid(frame, DEADLINE_REASON))
+            )
+            self._decisions.notify()
 
-    def _due_mono_ns(self, job: Job) -> int | None:
-        """When a frame at the judge has waited enough; None where it has its verdict or no deadline."""
-        return None if job.told else self._stations[job.frame.station].due_of(job.frame.captured_mono_ns)
+    def _verdict_of(self, job: Job, now_mono_ns: int) -> Verdict | None:
+        """The worker's verdict, or that of the deadline where it has passed."""
+        if job.verdict is None:
+            deadline_mono_ns = job.station.deadline_of(job.frame.captured_mono_ns)
+            if deadline_mono_ns is not None and deadline_mono_ns <= now_mono_ns:
+                job.verdict = job.inspector.invalid(job.frame, DEADLINE_REASON)
+        return job.verdict
 
-    def _tell_job(self, job: Job, verdict: Verdict) -> None:
-        job.told = True
-        self._tell(self._stations[job.frame.station], verdict, job.frame)
+    def _next_deadline_s(self) -> float | None:
+        """Seconds until the next deadline that a verdict may be given at; None where there is none."""
+        deadlines_ns = []
+        for station in self._round:
+            jobs = self._unpublished[station.name]
+            # a frame in the queue is not published before those of its station at the workers
+            next_ns = station.deadline_of(jobs[0].frame.captured_mono_ns) if jobs else station.next_deadline_mono_ns
+            if next_ns is not None:
+                deadlines_ns.append(next_ns)
+        return max(min(deadlines_ns) / 1e9 - time.monotonic(), 0.0) if deadlines_ns else None

@@ -1,4 +1,4 @@
-"""What the service manager and the operator ask of a running process by signals."""
+"""Stop and reload requests from the service manager or the operator, by signals."""
 
 import contextlib
 import signal
@@ -7,7 +7,7 @@ from types import FrameType
 
 
 class Signals:
-    """SIGTERM and SIGINT as a count, SIGHUP as a wish; the handlers do nothing else."""
+    """SIGTERM and SIGINT as a count, SIGHUP as a request; the handlers do nothing else."""
 
     def __init__(self) -> None:
         self._stops = 0
@@ -24,11 +24,11 @@ class Signals:
         return self._stops > 1
 
     def take_reload(self) -> bool:
-        """Whether the banks are to be read again, once for each wish."""
-        asked, self._reload = self._reload, False
-        return asked
+        """Whether the banks are to be read again; True once for each request."""
+        requested, self._reload = self._reload, False
+        return requested
 
-    def note(self, signal_number: int = signal.SIGTERM, _stack: FrameType | None = None) -> None:
+    def handle(self, signal_number: int = signal.SIGTERM, _stack: FrameType | None = None) -> None:
         """The handler."""
         if signal_number == signal.SIGHUP:
             self._reload = True
@@ -39,7 +39,7 @@ class Signals:
     def installed(self) -> Iterator["Signals"]:
         """Handle the signals inside a ``with`` block of the main thread."""
         numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
-        before = [signal.signal(number, self.note) for number in numbers]
+        before = [signal.signal(number, self.handle) for number in numbers]
         try:
             yield self
         finally:

@@ -1,4 +1,4 @@
-"""One station at work: its source and capture thread, its queue, its inspector, and what they have counted."""
+"""A station: its source with the capture thread, its queue, its inspector, and its counters."""
 
 import logging
 import time
@@ -28,14 +28,13 @@ class Station:
 
     Args:
         name: of its topics.
-        source: not open yet; it is used by the capture thread alone.
-        inspector: judges its frames, until another bank comes.
+        source: not open yet; used by the capture thread alone.
+        inspector: judges its frames until another bank is loaded.
         mode: ``latest``: the newest frame wins; ``every``: none is lost, the source waits.
-        queue_frames: what ``every`` holds before the source has to wait.
+        queue_frames: capacity of the queue in mode ``every``.
         backoff: waits between attempts at a lost source.
-        wake: called, from the capture thread, when there is a frame or another state.
         deadline_ms: from capture to verdict at most; None: a frame is judged however long it takes.
-        replace_after_s: a call into a camera or stream that takes longer is given up and the source opened anew.
+        replace_after_s: a call into a camera or stream that takes longer is left behind and the source opened anew.
         bank: the inspector's file, where it may be replaced while the line runs.
     """
 
@@ -46,7 +45,6 @@ class Station:
         source: FrameSource,
         inspector: Inspector,
         mode: Mode,
-        wake: Callable[[], None],
         queue_frames: int = 8,
         backoff: Backoff | None = None,
         deadline_ms: float | None = None,
@@ -61,23 +59,38 @@ class Station:
         self.mode = mode
         self._deadline_ns = None if deadline_ms is None else round(deadline_ms * 1e6)
         self.decisions: Counter[Decision] = Counter()
+        self._on_frame = self._on_change = _nothing
         self._queue: FrameQueue = (
-            LatestFrameQueue(wake) if mode == "latest" else BoundedFrameQueue(wake, capacity=queue_frames)
+            LatestFrameQueue(self._frame_came)
+            if mode == "latest"
+            else BoundedFrameQueue(self._frame_came, capacity=queue_frames)
         )
         self._capture = Capture(
             station=name,
             source=source,
             queue=self._queue,
-            # with latest, most of the frames made ready would be replaced before anyone judges them
-            prepare=self._prepared if mode == "every" else None,
+            # with latest, most of the frames preprocessed would be replaced before a worker takes them
+            prepare=self._preprocessed if mode == "every" else None,
             backoff=backoff or Backoff(),
-            on_change=wake,
+            on_change=self._state_changed,
             replace_after_s=replace_after_s,
         )
 
-    def start(self) -> None:
-        """Begin to capture."""
+    def start(self, *, on_frame: Callable[[], None], on_change: Callable[[], None]) -> None:
+        """Begin to capture.
+
+        Args:
+            on_frame: called from the capture thread when a frame is in the queue.
+            on_change: called from the capture thread when the state changes.
+        """
+        self._on_frame, self._on_change = on_frame, on_change
         self._capture.start()
+
+    def _frame_came(self) -> None:
+        self._on_frame()
+
+    def _state_changed(self) -> None:
+        self._on_change()
 
     def take(self) -> AnyFrame | None:
         """The next frame to judge, or None. Never blocks."""
@@ -85,27 +98,27 @@ class Station:
 
     @property
     def waiting(self) -> int:
-        """Frames at hand."""
+        """Frames in the queue."""
         return self._queue.stats().waiting
 
     def take_late(self, now_mono_ns: int) -> AnyFrame | None:
-        """The next frame, where its deadline has come; else None. Never blocks."""
+        """The next frame if its deadline has passed, else None. Never blocks."""
         return None if self._deadline_ns is None else self._queue.take_older(now_mono_ns - self._deadline_ns)
 
-    def due_of(self, captured_mono_ns: int) -> int | None:
-        """When a frame must have its verdict, on the monotonic clock in ns; None where there is no deadline."""
+    def deadline_of(self, captured_mono_ns: int) -> int | None:
+        """Deadline of a frame's verdict on the monotonic clock, in ns; None where there is none."""
         return None if self._deadline_ns is None else captured_mono_ns + self._deadline_ns
 
     @property
-    def due_mono_ns(self) -> int | None:
-        """When the next frame at hand must have its verdict; None where there is none, or no deadline."""
+    def next_deadline_mono_ns(self) -> int | None:
+        """Deadline of the next frame in the queue; None where there is no frame, or no deadline."""
         if self._deadline_ns is None:
             return None
         captured_mono_ns = self._queue.stats().next_frame_mono_ns
-        return None if captured_mono_ns is None else self.due_of(captured_mono_ns)
+        return None if captured_mono_ns is None else self.deadline_of(captured_mono_ns)
 
     def change_bank(self, new: NewBank) -> None:
-        """Judge by another bank from the next frame on; a refused one changes nothing but what is told."""
+        """Judge by another bank from the next frame taken; a refused one changes ``refused_bank`` alone."""
         self.refused_bank = new.refused
         if new.inspector is None:
             log.warning(
@@ -120,41 +133,46 @@ class Station:
         )
         self.inspector = new.inspector
 
-    def _prepared(self, frame: AnyFrame) -> AnyFrame:
-        """Made ready for the bank of this moment, from the capture thread."""
-        return self.inspector.prepared(frame)
+    def _preprocessed(self, frame: AnyFrame) -> AnyFrame:
+        """The frame, resized and normalised for the present bank by the capture thread."""
+        return self.inspector.preprocessed(frame)
 
     def overlay(self) -> Callable[[Frame, Verdict], UInt8]:
-        """What draws heat over a frame, as the bank of this moment says, whatever bank comes meanwhile."""
+        """A function that draws heat over a frame with the present bank's geometry, whatever bank is loaded later."""
         return partial(self.inspector.overlay, longest_side_px=LONGEST_SIDE_PX)
 
-    def count(self, verdict: Verdict) -> None:
-        """Note a verdict given."""
+    def count(self, verdict: Verdict) -> int:
+        """Count a verdict that is about to be published.
+
+        Returns:
+            Its number: 1 for the first of this run.
+        """
         self.decisions[verdict.decision] += 1
+        return self.decisions.total()
 
     @property
     def fault(self) -> EdgeUadError | None:
-        """What no retry can mend, such as an endpoint in use."""
+        """An error that no retry mends, such as an endpoint in use; None where there is none."""
         return self._capture.fault
 
     @property
     def ended(self) -> bool:
-        """The source gives no more frames and all of them are judged."""
+        """The source gives no more frames and the queue is empty."""
         return self._capture.finished and self._queue.stats().waiting == 0  # in this order: the last frame comes first
 
     @property
-    def standing(self) -> tuple[StationState, str | None]:
-        """State and what the operator should know."""
+    def state(self) -> tuple[StationState, str | None]:
+        """State, and a message for the operator where there is one."""
         return self._capture.standing
 
     def status(self, *, ready: bool = True, stopping: bool = False) -> StationStatus:
-        """The heartbeat of this moment.
+        """The heartbeat to publish now.
 
         Args:
             ready: frames are judged.
             stopping: no more are taken.
         """
-        state, message = self.standing
+        state, message = self.state
         if not ready and state is StationState.RUNNING:
             state, message = StationState.STARTING, "warming up"
         if stopping and state is not StationState.ENDED:
@@ -186,11 +204,15 @@ class Station:
         self._capture.replace_hung_reader()
 
     def request_stop(self) -> None:
-        """Read no further frame; those at hand are still given."""
+        """Read no further frame; those in the queue are still judged."""
         self._capture.request_stop()
 
     def release(self, timeout_s: float) -> bool:
-        """Drop what is left and wait for the capture thread; False where its source does not let go of it."""
+        """Drop what is left in the queue and wait for the capture thread; False where it is stuck in its source."""
         self._capture.request_stop()
         self._queue.close()
         return self._capture.join(timeout_s)
+
+
+def _nothing() -> None:
+    """Before ``start`` nobody is notified."""

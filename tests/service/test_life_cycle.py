@@ -142,7 +142,7 @@ def test_a_second_signal_leaves_at_once_with_a_full_queue_and_a_dead_source(
     verdicts = [message for message in map(json.loads, watch.out) if "decision" in message]
     assert [one["frame_id"] for one in verdicts] == list(range(len(verdicts)))
     assert (last["judged"], last["frames_seen"]) == (len(verdicts), last["judged"] + last["dropped"])
-    assert "dead: the source does not give its thread back; it is stuck_threads" in daemon.everything
+    assert "dead: the source does not return its thread; it is left behind" in daemon.everything
     assert "Traceback" not in daemon.everything
 
 

@@ -148,7 +148,7 @@ def test_a_source_that_never_answers_does_not_hold_up_the_stop(
             daemon.signal(signal.SIGTERM)
             daemon.ends(code=0)
             connection.close()
-    assert "dead: the source does not give its thread back; it is stuck_threads" in daemon.everything
+    assert "dead: the source does not return its thread; it is left behind" in daemon.everything
 
 
 def test_two_stations_of_a_config_share_a_daemon(

@@ -125,9 +125,9 @@ def split_picture() -> UInt8:
 def test_a_frame_made_ready_beforehand_gets_the_very_same_verdict() -> None:
     inspector = inspector_with(FakeBackbone())
     asked = dataclasses.replace(frame(), image=split_picture())
-    ready = inspector.prepared(asked)
+    ready = inspector.preprocessed(asked)
     assert isinstance(ready, Frame)
-    assert ready.ready is not None
+    assert ready.preprocessed is not None
     plain, fast = inspector.inspect(asked), inspector.inspect(ready)
     assert (fast.score, fast.decision, fast.peak) == (plain.score, plain.decision, plain.peak)
     assert fast.heatmap is not None
@@ -138,7 +138,7 @@ def test_a_frame_made_ready_beforehand_gets_the_very_same_verdict() -> None:
 def test_what_one_bank_made_ready_another_does_not_judge_by() -> None:
     whole, corner = inspector_with(FakeBackbone()), inspector_with(FakeBackbone(), roi=(0, 0, 40, 30))
     asked = dataclasses.replace(frame(), image=split_picture())
-    ready_for_another = whole.prepared(asked)
+    ready_for_another = whole.preprocessed(asked)
     assert isinstance(ready_for_another, Frame)
     np.testing.assert_array_equal(corner.pixels(ready_for_another), corner.pixels(asked))
     assert (corner.pixels(asked) != whole.pixels(asked)).any()
@@ -146,12 +146,12 @@ def test_what_one_bank_made_ready_another_does_not_judge_by() -> None:
 
 def test_what_cannot_be_made_ready_goes_on_as_it_is_and_is_judged_invalid() -> None:
     inspector = inspector_with(FakeBackbone(), roi=(0, 0, 1000, 1000))
-    small = inspector.prepared(frame())
+    small = inspector.preprocessed(frame())
     assert isinstance(small, Frame)
-    assert small.ready is None
+    assert small.preprocessed is None
     assert inspector.inspect(small).decision is Decision.INVALID
     unreadable = UnreadableFrame(station="line", frame_id=0, captured_at_ns=0, captured_mono_ns=0, reason="torn")
-    assert inspector.prepared(unreadable) is unreadable
+    assert inspector.preprocessed(unreadable) is unreadable
 
 
 def test_a_verdict_does_not_depend_on_the_frames_before_it() -> None:

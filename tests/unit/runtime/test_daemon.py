@@ -4,6 +4,7 @@ import contextlib
 import logging
 import socket
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -44,12 +45,12 @@ def test_one_verdict_for_each_frame_in_order_until_the_source_ends() -> None:
 @pytest.mark.parametrize(("mode", "ready"), [("every", True), ("latest", False)])
 def test_frames_that_wait_to_be_judged_are_made_ready_meanwhile(mode: Mode, ready: bool) -> None:
     (station,) = Line(ScriptedSource([frame(0)]), mode=mode).stations
-    station.start()
+    station.start(on_frame=lambda: None, on_change=lambda: None)
     until(lambda: station.waiting == 1)
     waiting = station.take()
     assert station.release(PATIENCE_S)
     assert isinstance(waiting, Frame)
-    assert (waiting.ready is not None) is ready
+    assert (waiting.preprocessed is not None) is ready
 
 
 def test_until_the_first_inference_is_done_the_stations_say_that_they_start() -> None:
@@ -84,12 +85,12 @@ def test_a_sink_that_does_not_close_does_not_keep_a_second_signal_waiting(caplog
     line = Line(ScriptedSource([frame(0)], then_wait=True), sink=StuckSink())
     with caplog.at_level(logging.WARNING, "edge_uad"), line.running():
         line.sink.wait_for(lambda: bool(line.sink.verdicts))
-        line.stop.note()
+        line.stop.handle()
         assert closing.wait(PATIENCE_S)
-        line.stop.note()
+        line.stop.handle()
     go_on.set()
-    assert line.daemon.stuck_threads == ["sinks"]
-    assert "what is published and kept is not closed in time" in caplog.text
+    assert line.daemon.stuck_threads == ["outputs"]
+    assert "the outputs do not close in time" in caplog.text
 
 
 def test_a_fault_of_a_sink_at_the_end_is_not_hushed_up() -> None:
@@ -225,7 +226,7 @@ def test_a_stop_judges_what_the_source_has_given() -> None:
     with line.running():
         assert judging.wait(PATIENCE_S)
         until(lambda: source.given == 5)
-        line.stop.note()
+        line.stop.handle()
         going.set()
     assert [one.frame_id for one in line.sink.verdicts] == [0, 1, 2, 3, 4]
     assert line.sink.statuses[-1].state is StationState.STOPPING
@@ -246,8 +247,8 @@ def test_a_second_signal_leaves_the_queue_and_counts_it() -> None:
     with line.running():
         assert judging.wait(PATIENCE_S)
         until(lambda: source.given == 5)
-        line.stop.note()
-        line.stop.note()
+        line.stop.handle()
+        line.stop.handle()
         going.set()
     assert [one.frame_id for one in line.sink.verdicts] == [0]
     last = line.sink.statuses[-1]
@@ -262,7 +263,7 @@ def test_a_read_that_never_returns_does_not_hold_up_the_stop(caplog: pytest.LogC
         line.sink.wait_for(lambda: len(line.sink.verdicts) == 1)
         assert source.blocked.wait(PATIENCE_S)
     assert line.daemon.stuck_threads == ["line"]
-    assert "line: the source does not give its thread back; it is stuck_threads" in caplog.text
+    assert "line: the source does not return its thread; it is left behind" in caplog.text
     source.let_go.set()
 
 
@@ -277,7 +278,7 @@ def test_a_blocked_station_leaves_the_others_untouched() -> None:
 def test_a_stop_before_the_start_judges_nothing_and_ends_well() -> None:
     backbone = FakeBackbone()
     line = Line(ScriptedSource([], then_wait=True), backbone=backbone)
-    line.stop.note()
+    line.stop.handle()
     assert line.daemon.run() == 0
     assert backbone.inferences == 0
     assert line.sink.closed
@@ -290,52 +291,82 @@ def test_what_no_retry_mends_is_raised_after_everything_is_let_go() -> None:
     assert line.sink.closed
 
 
-def test_the_service_manager_hears_of_it_in_order(tmp_path: Path) -> None:
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
-        manager.bind(str(tmp_path / "notify"))
-        manager.setblocking(False)
-        notifier = Notifier({"NOTIFY_SOCKET": str(tmp_path / "notify"), "WATCHDOG_USEC": "3600000000"})
-        backbone = FakeBackbone()
-        Line(ScriptedSource([frame(0), frame(1, GREEN)]), notifier=notifier, backbone=backbone).daemon.run()
-        heard = []
-        while True:
-            try:
-                heard.append(manager.recv(4096).decode())
-            except BlockingIOError:
-                break
-    states = [message for message in heard if not message.startswith("STATUS")]
-    assert heard[0] == "STATUS=warming up"
+class Manager:
+    """A service manager's socket, and everything it has received."""
+
+    def __init__(self, folder: Path) -> None:
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self._socket.bind(str(folder / "notify"))
+        self._socket.setblocking(False)
+        self._address = str(folder / "notify")
+        self._heard: list[str] = []
+
+    def notifier(self, *, watchdog_us: int) -> Notifier:
+        return Notifier({"NOTIFY_SOCKET": self._address, "WATCHDOG_USEC": str(watchdog_us)})
+
+    @property
+    def heard(self) -> list[str]:
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                self._heard.append(self._socket.recv(4096).decode())
+        return self._heard
+
+    def close(self) -> None:
+        self._socket.close()
+
+
+@pytest.fixture
+def manager(tmp_path: Path) -> Iterator[Manager]:
+    with contextlib.closing(Manager(tmp_path)) as manager:
+        yield manager
+
+
+def test_the_service_manager_hears_of_it_in_order(manager: Manager) -> None:
+    backbone = FakeBackbone()
+    line = Line(
+        ScriptedSource([frame(0), frame(1, GREEN)], then_wait=True),
+        notifier=manager.notifier(watchdog_us=3_600_000_000),
+        backbone=backbone,
+    )
+    with line.running():
+        line.sink.wait_for(lambda: len(line.sink.verdicts) == 2)
+        until(lambda: "WATCHDOG=1" in manager.heard)
+    states = [message for message in manager.heard if not message.startswith("STATUS")]
+    assert manager.heard[0] == "STATUS=warming up"
     assert states == ["READY=1", "WATCHDOG=1", "STOPPING=1"]
-    assert "STATUS=line ended (the script is over)" in heard
+    assert "STATUS=line running" in manager.heard
     assert backbone.inferences == 3  # the warm-up and two frames
 
 
 @pytest.mark.parametrize("deadline_ms", [None, 1.0])
-def test_a_hung_inference_starves_the_watchdog(tmp_path: Path, deadline_ms: float | None) -> None:
-    """Even where the clock goes on giving verdicts."""
+@pytest.mark.parametrize("parallel_frames", [1, 3])
+def test_a_hung_inference_starves_the_watchdog(
+    manager: Manager, deadline_ms: float | None, parallel_frames: int
+) -> None:
+    """Even where deadlines go on giving verdicts, and other workers go on judging frames of other stations."""
+    warm_ups = 2 * (1 + (parallel_frames if parallel_frames > 1 else 0))
     hung, going = threading.Event(), threading.Event()
 
     def hang(inference: int) -> None:
-        if inference > 1:
+        if inference == warm_ups + 1:
             hung.set()
             going.wait(PATIENCE_S)
 
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
-        manager.bind(str(tmp_path / "notify"))
-        notifier = Notifier({"NOTIFY_SOCKET": str(tmp_path / "notify"), "WATCHDOG_USEC": "1"})
-        line = Line(EndlessSource(), backbone=FakeBackbone(hang), notifier=notifier, deadline_ms=deadline_ms)
-        with line.running():
-            assert hung.wait(PATIENCE_S)
-            manager.setblocking(False)
-            with pytest.raises(BlockingIOError):  # noqa: PT012  (empties what was sent before the hang)
-                while True:
-                    manager.recv(4096)
-            manager.settimeout(0.3)  # between two messages: there are none but those about the state
-            heard = []
-            with contextlib.suppress(TimeoutError):
-                while True:
-                    heard.append(manager.recv(4096).decode())
-            if deadline_ms is not None:
-                line.sink.wait_for(lambda: len(line.sink.verdicts) > 2)
-            assert [message for message in heard if not message.startswith("STATUS=")] == []
-            going.set()
+    line = Line(
+        EndlessSource(),
+        EndlessSource(station="line2"),
+        backbone=FakeBackbone(hang),
+        notifier=manager.notifier(watchdog_us=1),
+        deadline_ms=deadline_ms,
+        parallel_frames=parallel_frames,
+    )
+    with line.running():
+        assert hung.wait(PATIENCE_S)
+        until(lambda: line.daemon._oldest_running is not None)  # the main thread has seen it
+        fed, heartbeats, verdicts = manager.heard.count("WATCHDOG=1"), len(line.sink.statuses), len(line.sink.verdicts)
+        line.sink.wait_for(lambda: len(line.sink.statuses) > heartbeats + 1)  # one per station and second
+        if deadline_ms is not None or parallel_frames > 1:
+            line.sink.wait_for(lambda: len(line.sink.verdicts) > verdicts + 2)
+        assert manager.heard.count("WATCHDOG=1") == fed
+        going.set()
+        until(lambda: manager.heard.count("WATCHDOG=1") > fed)

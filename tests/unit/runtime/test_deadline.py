@@ -78,7 +78,7 @@ def test_a_younger_frame_waits_for_its_turn_even_where_its_sender_says_that_it_i
         assert gate.reached.wait(PATIENCE_S)
         until(lambda: line.stations[0].waiting == 1)
         assert line.sink.verdicts == []
-        due_s = line.daemon._turns.next_due_s()
+        due_s = line.daemon._scheduler._next_deadline_s()
         assert due_s is not None
         assert due_s > 0  # else the loop would spin
         gate.open()

@@ -3,7 +3,6 @@
 import dataclasses
 import itertools
 import threading
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -13,12 +12,12 @@ from edge_uad.inference.bank import PatchBank
 from edge_uad.inference.inspector import Inspector
 from edge_uad.interfaces import Backbone
 from edge_uad.records import Decision
-from edge_uad.runtime.reload import BankReloader, NewBank
+from edge_uad.runtime.reload import BankReloader, FileMark, NewBank, file_mark
 from tests.fakes import GREEN, RED, FakeBackbone, inspector_of, until
 from tests.lines import PATIENCE_S, Line
 from tests.sources import EndlessSource
 
-LOOK_EVERY_S = 0.01
+POLL_EVERY_S = 0.01
 
 
 def save(path: Path, colour: tuple[int, int, int], **changed: object) -> str:
@@ -41,16 +40,16 @@ def load(path: Path, backbone: Backbone | None = None) -> Inspector:
     return inspector_of(GREEN, backbone=backbone, bank=bank)
 
 
-def watch(path: Path, wake: Callable[[], None] = lambda: None) -> BankReloader:
-    return BankReloader([path], load=load, wake=wake, look_every_s=LOOK_EVERY_S)
+def reloader(path: Path) -> BankReloader:
+    return BankReloader([path], load=load, poll_every_s=POLL_EVERY_S)
 
 
 def next_of(banks: BankReloader) -> NewBank:
     found: list[NewBank] = []
 
     def came() -> bool:
-        banks.look()
-        new = banks.take()
+        banks.poll()
+        new = banks.result()
         found.extend([] if new is None else [new])
         return bool(found)
 
@@ -61,23 +60,27 @@ def next_of(banks: BankReloader) -> NewBank:
 def test_a_file_that_stays_as_it_is_is_not_read_again(tmp_path: Path) -> None:
     path = tmp_path / "bank.safetensors"
     save(path, GREEN)
-    looks = 0
+    read: list[Path] = []
 
-    def load_and_count(path: Path) -> Inspector:
-        raise AssertionError(f"{path} was read")
+    def load_and_note(path: Path) -> Inspector:
+        read.append(path)
+        return load(path)
 
-    banks = BankReloader([path], load=load_and_count, wake=lambda: None, look_every_s=0)
-    while looks < 20:
-        banks.look()
-        looks += 1
-    assert banks.take() is None
+    banks = BankReloader([path], load=load_and_note)
+    for _ in range(20):
+        banks.poll()
+    assert banks.result() is None
+    assert read == []
+    banks.request()
+    banks.poll()
+    assert read == [path]  # so it would have been noticed
 
 
 @pytest.mark.parametrize("how", ["replaced", "written in place", "gone and back"])
 def test_a_file_that_changed_is_loaded(tmp_path: Path, how: str) -> None:
     path, other = tmp_path / "bank.safetensors", tmp_path / "other.safetensors"
     save(path, GREEN)
-    banks = watch(path)
+    banks = reloader(path)
     bank_id = save(other, RED)
     if how == "replaced":
         other.replace(path)
@@ -86,18 +89,18 @@ def test_a_file_that_changed_is_loaded(tmp_path: Path, how: str) -> None:
     else:
         path.unlink()
         for _ in range(3):
-            banks.look()
+            banks.poll()
         other.rename(path)
     new = next_of(banks)
     assert new.inspector is not None
     assert (new.path, new.inspector.bank_id, new.refused) == (path, bank_id, None)
 
 
-def test_a_wish_reads_a_file_that_did_not_change(tmp_path: Path) -> None:
+def test_a_request_reads_a_file_that_did_not_change(tmp_path: Path) -> None:
     path = tmp_path / "bank.safetensors"
     bank_id = save(path, GREEN)
-    banks = watch(path)
-    banks.ask()
+    banks = reloader(path)
+    banks.request()
     new = next_of(banks)
     assert new.inspector is not None
     assert new.inspector.bank_id == bank_id
@@ -107,10 +110,10 @@ def test_a_wish_reads_a_file_that_did_not_change(tmp_path: Path) -> None:
 def test_a_bad_bank_is_refused_with_the_reason_and_the_next_good_one_is_taken(tmp_path: Path, fault: str) -> None:
     path = tmp_path / "bank.safetensors"
     save(path, GREEN)
-    banks = watch(path)
+    banks = reloader(path)
     if fault == "gone":
         path.unlink()
-        banks.ask()
+        banks.request()
     elif fault == "of another model":
         save(path, GREEN, model_id="0" * 64)
     else:
@@ -129,8 +132,8 @@ def test_a_fault_while_reading_is_a_refusal(tmp_path: Path) -> None:
     def broken(path: Path) -> Inspector:
         raise ZeroDivisionError(f"while {path.name} was read")
 
-    banks = BankReloader([path], load=broken, wake=lambda: None)
-    banks.ask()
+    banks = BankReloader([path], load=broken)
+    banks.request()
     assert next_of(banks).refused == "fault inside: ZeroDivisionError: while bank.safetensors was read"
 
 
@@ -140,13 +143,11 @@ def test_under_load_no_frame_is_lost_or_judged_by_a_mixture(tmp_path: Path) -> N
     good_of = {save(path, RED): RED, save(path, GREEN): GREEN}
     backbone = FakeBackbone()
     source = EndlessSource(lambda number: (GREEN, RED)[number % 2])
-    wake = threading.Event()
     line = Line(
         source,
         inspector=load(path, backbone),
         bank=path,
-        wake=wake,
-        banks=BankReloader([path], load=lambda path: load(path, backbone), wake=wake.set, look_every_s=LOOK_EVERY_S),
+        banks=BankReloader([path], load=lambda path: load(path, backbone), poll_every_s=POLL_EVERY_S),
     )
     with line.running():
         for change in range(6):
@@ -167,8 +168,7 @@ def test_under_load_no_frame_is_lost_or_judged_by_a_mixture(tmp_path: Path) -> N
 def test_a_refusal_is_told_on_status_and_the_old_bank_goes_on(tmp_path: Path) -> None:
     path = tmp_path / "bank.safetensors"
     bank_id = save(path, GREEN)
-    wake = threading.Event()
-    line = Line(EndlessSource(), inspector=load(path), bank=path, wake=wake, banks=watch(path, wake.set))
+    line = Line(EndlessSource(), inspector=load(path), bank=path, banks=reloader(path))
     with line.running():
         path.write_bytes(b"no bank")
         line.sink.wait_for(lambda: any(one.refused_bank is not None for one in line.sink.statuses))
@@ -193,12 +193,37 @@ def test_a_hanging_load_holds_up_neither_frames_nor_the_stop(tmp_path: Path) -> 
         assert going.wait(PATIENCE_S)
         raise BankError(f"{path} came too late")
 
-    wake = threading.Event()
-    banks = BankReloader([path], load=hang, wake=wake.set)
-    line = Line(EndlessSource(), inspector=load(path), bank=path, wake=wake, banks=banks)
+    banks = BankReloader([path], load=hang, poll_every_s=POLL_EVERY_S)
+    line = Line(EndlessSource(), inspector=load(path), bank=path, banks=banks)
     with line.running():
-        banks.ask()
+        banks.request()
         assert loading.wait(PATIENCE_S)
         seen = len(line.sink.verdicts)
         line.sink.wait_for(lambda: len(line.sink.verdicts) > seen + 5)
+    going.set()
+
+
+def test_a_file_system_that_does_not_answer_holds_up_neither_frames_nor_heartbeats_nor_the_watchdog_nor_the_stop(
+    tmp_path: Path,
+) -> None:
+    """A dead network mount: ``os.stat`` never returns."""
+    path = tmp_path / "bank.safetensors"
+    save(path, GREEN)
+    asked, going = threading.Event(), threading.Event()
+
+    def mark_of(path: Path) -> FileMark | None:
+        if threading.current_thread() is not threading.main_thread() and not going.is_set():
+            asked.set()
+            going.wait(PATIENCE_S)
+        return file_mark(path)
+
+    banks = BankReloader([path], load=load, poll_every_s=POLL_EVERY_S, mark_of=mark_of)
+    line = Line(EndlessSource(), inspector=load(path), bank=path, banks=banks)
+    with line.running():
+        assert asked.wait(PATIENCE_S)
+        frames, heartbeats = len(line.sink.verdicts), len(line.sink.statuses)
+        line.sink.wait_for(lambda: len(line.sink.verdicts) > frames + 5)
+        line.sink.wait_for(lambda: len(line.sink.statuses) > heartbeats + 1)
+    assert not going.is_set()  # it never answered, and the line stopped all the same
+    assert line.daemon.stuck_threads == []
     going.set()
