@@ -1,18 +1,23 @@
-"""Nearest patches as an ONNX model, which ``edge_uad.inference.search`` runs: ``python -m export.search_graph``.
+"""The nearest-neighbour search as an ONNX model, which ``edge_uad.inference.search`` runs.
 
-The daemon has no ``onnx`` to write models with, so the few bytes stand in its source; a test holds them to this file.
+``python -m export.search_graph`` writes it into the package as ``edge_uad/inference/nearest.onnx``.
 """
 
-import base64
+from importlib.resources import files
+from pathlib import Path
 
 import onnx
 from onnx import TensorProto, helper
 
+from edge_uad.files import write_atomically
+
 OPSET, IR_VERSION = 17, 8
+FILE_NAME = "nearest.onnx"
+"""In the package ``edge_uad.inference``."""
 
 
 def search_graph() -> bytes:
-    """The model, serialised.
+    """The model, serialised; the same bytes every time.
 
     Inputs are queries float32 (n, dim), patches float32 (m, dim), both unit norm, and k int64 (1,), at most m. Outputs
     are the k highest cosines of each query, float32 (n, k), and their rows, int64 (n, k), of equal ones the first.
@@ -35,8 +40,10 @@ def search_graph() -> bytes:
         graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION, producer_name=""
     )
     onnx.checker.check_model(model)
-    return bytes(model.SerializeToString())
+    return bytes(model.SerializeToString(deterministic=True))
 
 
 if __name__ == "__main__":
-    print(base64.b64encode(search_graph()).decode())
+    target = Path(str(files("edge_uad.inference"))) / FILE_NAME
+    write_atomically(target, search_graph())
+    print(target)
