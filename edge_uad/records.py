@@ -227,8 +227,6 @@ class PatchMask:
     foreground: Bool
     """(N,)"""
     grid_hw: tuple[int, int]
-    weight: Float32 | None = None
-    """(N,), 0..1, by which distances are multiplied: soft masking, for the ablation alone."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -75,15 +75,14 @@ def recipe_for(card: ModelCard, *, bpm_kernel: int | None = None, top_ratio: flo
     )
 
 
-def embedder_for(backbone: Backbone, recipe: Recipe, *, bpm_soft: bool = False) -> Embedder:
-    """The stages up to the mask, set as the recipe says; ``bpm_soft`` is the ablation's."""
+def embedder_for(backbone: Backbone, recipe: Recipe) -> Embedder:
+    """The stages up to the mask, set as the recipe says."""
     return make_embedder(
         backbone,
         geometry=recipe.geometry,
         roi=recipe.roi,
         bpm_kernel=recipe.bpm_kernel,
         bpm_threshold=recipe.bpm_threshold,
-        bpm_soft=bpm_soft,
     )
 
 

@@ -8,16 +8,62 @@ from functools import partial
 import numpy as np
 import onnxruntime
 
+from bank_tools.bank.build import embedder_for
 from bank_tools.datasets import Sample
 from bank_tools.evaluation.embedding_cache import EmbeddingCache
+from bank_tools.evaluation.variant import Variant
 from edge_uad import __version__
 from edge_uad.errors import FrameError
 from edge_uad.inference.inspector import Embedder, ForegroundEmbedding
+from edge_uad.inference.masking import smoothed_attention
+from edge_uad.inference.preprocess import Preprocessor
+from edge_uad.interfaces import Backbone
 from edge_uad.progress import Progress
-from edge_uad.records import Embedding, UInt8
+from edge_uad.records import Embedding, Float32, UInt8
 from edge_uad.runtime.in_order import in_order
 
 QUARTER_TURNS = 4
+
+
+@dataclass(frozen=True, slots=True)
+class WeightedEmbedding(ForegroundEmbedding):
+    """An embedding whose patches are all foreground, each with a weight: soft masking, which only ablations use."""
+
+    weight: Float32
+    """(N,), 0..1, by which the patch distances are multiplied."""
+
+
+class SoftMaskingEmbedder(Embedder):
+    """Keeps every patch and weights it by its smoothed attention, the value that hard masking compares (ALGORITHM §3).
+
+    Args:
+        backbone: the frozen ViT.
+        preprocessor: as the recipe demands.
+        bpm_kernel: odd.
+    """
+
+    def __init__(self, *, backbone: Backbone, preprocessor: Preprocessor, bpm_kernel: int) -> None:
+        super().__init__(backbone=backbone, preprocessor=preprocessor, bpm_kernel=bpm_kernel, bpm_threshold=0)
+        self._kernel = bpm_kernel
+
+    def mask(self, embedding: Embedding) -> WeightedEmbedding:
+        """Check one image's embedding and weight its patches.
+
+        Raises:
+            FrameError: the embedding holds NaN or infinity, or the attention is zero everywhere.
+        """
+        checked = super().mask(embedding)
+        return WeightedEmbedding(embedding, checked.mask, smoothed_attention(embedding, kernel=self._kernel))
+
+
+def embedder_of(backbone: Backbone, variant: Variant) -> Embedder:
+    """The stages up to the mask, set as the variant says."""
+    embedder = embedder_for(backbone, variant.recipe)
+    if not variant.bpm_soft:
+        return embedder
+    return SoftMaskingEmbedder(
+        backbone=backbone, preprocessor=embedder.preprocessor, bpm_kernel=variant.recipe.bpm_kernel
+    )
 
 
 @dataclass(frozen=True, slots=True)

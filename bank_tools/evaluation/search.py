@@ -7,6 +7,7 @@ import numpy as np
 
 from bank_tools.bank.calibrate import thin_out
 from bank_tools.bank.deduplicate import without_copies
+from bank_tools.evaluation.embedding import WeightedEmbedding
 from bank_tools.evaluation.scales import at_scale
 from bank_tools.evaluation.variant import Variant
 from edge_uad.inference.inspector import ForegroundEmbedding
@@ -62,6 +63,8 @@ class _OneScale:
 
     def __call__(self, seen: ForegroundEmbedding) -> PatchDistances:
         found = self._search.distances(seen.embedding, seen.mask, neighbours=self._neighbours)
+        if isinstance(seen, WeightedEmbedding):
+            found = replace(found, squared=found.squared * seen.weight)
         if self._support is None:
             return found
         shown = found.nearest >= 0

@@ -80,14 +80,13 @@ def make_context(
     on_category: "Callable[[CategoryResult], None]" = lambda _: None,
 ) -> "EvaluationContext":
     """The stages, the cache and the kept steps."""
-    from bank_tools.bank.build import embedder_for
     from bank_tools.evaluation.detection import EvaluationContext
-    from bank_tools.evaluation.embedding import SampleEmbedder
+    from bank_tools.evaluation.embedding import SampleEmbedder, embedder_of
     from bank_tools.evaluation.embedding_cache import EmbeddingCache
     from bank_tools.evaluation.step_cache import StepCache
 
     recipe = variant.recipe
-    embedder = embedder_for(backbone, recipe, bpm_soft=variant.bpm_soft)
+    embedder = embedder_of(backbone, variant)
     max_bytes = round(machine.cache_gib * GIB)
     cache = EmbeddingCache(cache_dir() / "embeddings", max_bytes=max_bytes) if max_bytes else None
     sample_embedder = SampleEmbedder(

@@ -9,7 +9,7 @@ import numpy as np
 
 from edge_uad.errors import FrameError
 from edge_uad.inference.bank import PatchBank
-from edge_uad.inference.masking import foreground, soft_foreground
+from edge_uad.inference.masking import foreground
 from edge_uad.inference.overlay import at_most, overlay
 from edge_uad.inference.preprocess import Preprocessor
 from edge_uad.inference.scoring import decide, heatmap, image_score, p_value, peak
@@ -49,7 +49,6 @@ class Embedder:
         preprocessor: as the bank demands.
         bpm_kernel: odd.
         bpm_threshold: 0 keeps every patch.
-        bpm_soft: weight patches by their attention instead of choosing among them; for the ablation.
         on_stage: told what each stage took; None measures nothing.
     """
 
@@ -60,7 +59,6 @@ class Embedder:
         preprocessor: Preprocessor,
         bpm_kernel: int,
         bpm_threshold: float,
-        bpm_soft: bool = False,
         on_stage: StageTimer | None = None,
     ) -> None:
         self.backbone = backbone
@@ -68,7 +66,6 @@ class Embedder:
         self.preprocessor = preprocessor
         self._bpm_kernel = bpm_kernel
         self._bpm_threshold = bpm_threshold
-        self._bpm_soft = bpm_soft
 
     def pixels(self, image: UInt8) -> Float32:
         """float32 (3, h, w), ready for the backbone.
@@ -97,10 +94,7 @@ class Embedder:
         if not (np.isfinite(embedding.tokens).all() and np.isfinite(embedding.attention).all()):
             raise FrameError("the backbone gave values that are not finite")
         with self.timed("masking"):
-            if self._bpm_soft:
-                mask = soft_foreground(embedding, kernel=self._bpm_kernel)
-            else:
-                mask = foreground(embedding, kernel=self._bpm_kernel, threshold=self._bpm_threshold)
+            mask = foreground(embedding, kernel=self._bpm_kernel, threshold=self._bpm_threshold)
         if not mask.foreground.any():
             raise FrameError("no patch is foreground: nothing to judge")
         return ForegroundEmbedding(embedding, mask)
@@ -128,7 +122,6 @@ class Embedder:
             preprocessor=self.preprocessor,
             bpm_kernel=self._bpm_kernel,
             bpm_threshold=self._bpm_threshold,
-            bpm_soft=self._bpm_soft,
             on_stage=self._on_stage,
         )
 

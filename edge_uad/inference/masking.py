@@ -38,25 +38,22 @@ def foreground(embedding: Embedding, *, kernel: int, threshold: float) -> PatchM
     """
     if threshold == 0:
         return PatchMask(foreground=np.ones(len(embedding.attention), np.bool_), grid_hw=embedding.grid_hw)
-    return PatchMask(foreground=_smoothed(embedding, kernel) > threshold, grid_hw=embedding.grid_hw)
+    return PatchMask(foreground=smoothed_attention(embedding, kernel=kernel) > threshold, grid_hw=embedding.grid_hw)
 
 
-def soft_foreground(embedding: Embedding, *, kernel: int) -> PatchMask:
-    """Every patch, weighted by the smoothed attention that :func:`foreground` compares: the ablation's soft mask.
+def smoothed_attention(embedding: Embedding, *, kernel: int) -> Float32:
+    """The attention, average-pooled over ``kernel`` × ``kernel`` patches and divided by this image's maximum.
 
     Args:
         embedding: attention (N,), not negative.
         kernel: odd; 1 smooths nothing.
 
+    Returns:
+        float32 (N,), 0..1.
+
     Raises:
         FrameError: the attention is not finite, or zero everywhere.
     """
-    weight = _smoothed(embedding, kernel)
-    return PatchMask(foreground=np.ones(len(weight), np.bool_), grid_hw=embedding.grid_hw, weight=weight)
-
-
-def _smoothed(embedding: Embedding, kernel: int) -> Float32:
-    """(N,), average-pooled and divided by this image's maximum."""
     grid = np.ascontiguousarray(embedding.attention.reshape(embedding.grid_hw), np.float32)
     smoothed = cv2.blur(grid, (kernel, kernel), borderType=cv2.BORDER_CONSTANT)
     highest = float(smoothed.max())

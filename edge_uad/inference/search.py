@@ -82,8 +82,6 @@ class PatchSearch:
         if mask.foreground.any():
             found, found_rows = self.nearest(embedding.tokens[mask.foreground], neighbours)
             squared[mask.foreground] = found.mean(axis=1)
-            if mask.weight is not None:
-                squared *= mask.weight
             rows[mask.foreground] = found_rows[:, 0]
         return PatchDistances(squared=squared, nearest=rows, grid_hw=embedding.grid_hw)
 

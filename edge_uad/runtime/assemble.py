@@ -72,7 +72,6 @@ def make_embedder(
     roi: Box | None,
     bpm_kernel: int,
     bpm_threshold: float,
-    bpm_soft: bool = False,
     on_stage: StageTimer | None = None,
 ) -> Embedder:
     """The stages that bank building and inspection share."""
@@ -83,7 +82,6 @@ def make_embedder(
         preprocessor=preprocessor,
         bpm_kernel=bpm_kernel,
         bpm_threshold=bpm_threshold,
-        bpm_soft=bpm_soft,
         on_stage=on_stage,
     )
 

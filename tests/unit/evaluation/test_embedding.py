@@ -6,14 +6,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from bank_tools.bank.build import Recipe
 from bank_tools.datasets import Sample
 from bank_tools.datasets.records import ImageFile
-from bank_tools.evaluation.embedding import SampleEmbedder
+from bank_tools.evaluation.embedding import SampleEmbedder, WeightedEmbedding, embedder_of
 from bank_tools.evaluation.embedding_cache import EmbeddingCache
+from bank_tools.evaluation.variant import Variant
 from edge_uad.errors import FrameError
 from edge_uad.inference.inspector import Embedder
 from edge_uad.progress import SilentProgress
-from edge_uad.records import Geometry
+from edge_uad.records import Embedding, Geometry
 from edge_uad.runtime.assemble import make_embedder
 from tests.fakes import FakeBackbone
 
@@ -78,3 +80,21 @@ def test_what_cannot_be_read_is_named_and_skipped(tmp_path: Path) -> None:
     assert [name for name, _ in looked.skipped] == ["broken"]
     with pytest.raises(FrameError):
         sample_embedder.look(odd)
+
+
+def test_soft_masking_keeps_every_patch_weighted_by_its_attention() -> None:
+    """Attention 8, 0, 2 without smoothing: shares of the maximum 1, 0, 0.25."""
+    recipe = Recipe(bpm_kernel=1, bpm_threshold=0.9)
+    soft = embedder_of(FakeBackbone(), Variant(recipe=recipe, bpm_soft=True))
+    attention = np.float32([8, 0, 2])
+    masked = soft.mask(Embedding(tokens=np.ones((3, 1), np.float32), attention=attention, grid_hw=(1, 3)))
+    assert isinstance(masked, WeightedEmbedding)
+    assert masked.mask.foreground.all()
+    np.testing.assert_array_equal(masked.weight, np.float32([1, 0, 0.25]))
+
+
+def test_soft_masking_without_any_attention_is_refused() -> None:
+    soft = embedder_of(FakeBackbone(), Variant(recipe=Recipe(bpm_kernel=1), bpm_soft=True))
+    blind = Embedding(tokens=np.ones((3, 1), np.float32), attention=np.zeros(3, np.float32), grid_hw=(1, 3))
+    with pytest.raises(FrameError, match="no usable attention"):
+        soft.mask(blind)

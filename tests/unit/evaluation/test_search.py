@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from bank_tools.bank.build import Recipe
 from bank_tools.bank.deduplicate import BLOCK_ROWS, without_copies
+from bank_tools.evaluation.embedding import WeightedEmbedding
 from bank_tools.evaluation.scales import at_scale
 from bank_tools.evaluation.search import ComparedWith, support_weights
 from bank_tools.evaluation.variant import Variant, parse_scales
@@ -132,3 +133,13 @@ def test_scales_that_are_no_neighbourhoods_are_refused(text: str) -> None:
 def test_a_distance_that_no_two_patches_have_is_refused(apart: float) -> None:
     with pytest.raises(UsageError, match="squared distance"):
         Variant(recipe=EVERYTHING, apart=apart)
+
+
+def test_soft_masking_multiplies_each_distance_by_its_weight() -> None:
+    rng = np.random.default_rng(4)
+    good, test = [random_image(rng)], random_image(rng)
+    weight = np.linspace(0, 1, 20, dtype=np.float32)
+    search = ComparedWith(good, Variant(recipe=EVERYTHING))
+    plain, soft = search(test), search(WeightedEmbedding(test.embedding, test.mask, weight))
+    np.testing.assert_array_equal(soft.squared, plain.squared * weight)
+    np.testing.assert_array_equal(soft.nearest, plain.nearest)

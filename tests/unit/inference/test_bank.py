@@ -172,15 +172,3 @@ def test_a_failed_save_leaves_nothing_and_keeps_the_old_bank(tmp_path: Path) -> 
     with pytest.raises(UsageError, match="cannot be written"):
         random_bank().save(path)
     assert [entry.name for entry in tmp_path.iterdir()] == ["b.safetensors"]
-
-
-def test_soft_masking_multiplies_each_distance_by_its_weight() -> None:
-    bank = random_bank()
-    tokens = unit_rows(np.random.default_rng(3), 6, bank.patches.shape[1])
-    seen = Embedding(tokens=tokens, attention=np.ones(6, np.float32), grid_hw=(2, 3))
-    everything = np.ones(6, bool)
-    weight = np.linspace(0, 1, 6, dtype=np.float32)
-    plain = bank.distances(seen, PatchMask(foreground=everything, grid_hw=(2, 3)))
-    soft = bank.distances(seen, PatchMask(foreground=everything, grid_hw=(2, 3), weight=weight))
-    np.testing.assert_array_equal(soft.squared, plain.squared * weight)
-    np.testing.assert_array_equal(soft.nearest, plain.nearest)

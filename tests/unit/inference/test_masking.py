@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from edge_uad.errors import FrameError, UsageError
-from edge_uad.inference.masking import check_kernel, default_kernel, foreground, soft_foreground
+from edge_uad.inference.masking import check_kernel, default_kernel, foreground, smoothed_attention
 from edge_uad.records import Embedding
 
 
@@ -78,15 +78,14 @@ def test_the_default_kernel_covers_the_papers_share_of_the_grid(grid: int, kerne
     check_kernel(kernel)
 
 
-def test_soft_masking_keeps_every_patch_and_weighs_it_by_its_share_of_the_maximum() -> None:
-    soft = soft_foreground(embedding(np.array([[8.0, 0.0, 2.0]])), kernel=1)
-    assert soft.foreground.all()
-    assert soft.weight is not None
-    np.testing.assert_array_equal(soft.weight, np.float32([1, 0, 0.25]))
+def test_smoothed_attention_is_each_patchs_share_of_the_maximum() -> None:
+    shares = smoothed_attention(embedding(np.array([[8.0, 0.0, 2.0]])), kernel=1)
+    np.testing.assert_array_equal(shares, np.float32([1, 0, 0.25]))
 
 
 @given(hnp.arrays(np.float64, (4, 5), elements=st.floats(0.01, 1)), st.sampled_from([1, 3]), st.floats(0.01, 0.99))
-def test_hard_and_soft_masking_compare_the_same_values(attention: np.ndarray, kernel: int, threshold: float) -> None:
-    soft = soft_foreground(embedding(attention), kernel=kernel)
-    assert soft.weight is not None
-    np.testing.assert_array_equal(mask_of(attention, kernel, threshold).ravel(), soft.weight > threshold)
+def test_foreground_is_where_the_smoothed_attention_exceeds_the_threshold(
+    attention: np.ndarray, kernel: int, threshold: float
+) -> None:
+    shares = smoothed_attention(embedding(attention), kernel=kernel)
+    np.testing.assert_array_equal(mask_of(attention, kernel, threshold).ravel(), shares > threshold)
