@@ -1,7 +1,7 @@
 """Exact nearest neighbours among unit-norm patches (ALGORITHM §5): one matrix product and its best, block by block."""
 
-import base64
 from functools import cache
+from importlib.resources import files
 from typing import Any, Literal
 
 import numpy as np
@@ -12,11 +12,7 @@ from edge_uad.records import Embedding, Float32, Int, PatchDistances, PatchMask
 
 SearchDevice = Literal["cpu", "gpu"]
 
-NEAREST_GRAPH = base64.b64decode(
-    "CAgSADrrAQowCgdxdWVyaWVzCgdwYXRjaGVzEgdjb3NpbmVzIgRHZW1tKg0KBnRyYW5zQhgBoAECCisKB2Nvc2luZXMKAWsSBGJlc3QSBHJvd3MiBFRv"
-    "cEsqCwoEYXhpcxgBoAECEgduZWFyZXN0Wh0KB3F1ZXJpZXMSEgoQCAESDAoDEgFuCgUSA2RpbVodCgdwYXRjaGVzEhIKEAgBEgwKAxIBbQoFEgNkaW1a"
-    "DwoBaxIKCggIBxIECgIIAWIYCgRiZXN0EhAKDggBEgoKAxIBbgoDEgFqYhgKBHJvd3MSEAoOCAcSCgoDEgFuCgMSAWpCBAoAEBE="
-)
+NEAREST_GRAPH = files("edge_uad.inference") / "nearest.onnx"
 """The search as an ONNX model: queries · patchesᵀ and the k best of each row. ``export/search_graph.py`` writes it."""
 
 QUERY_ROWS = 1024
@@ -130,7 +126,7 @@ def _open_session(threads: int) -> Any:
     options.enable_mem_pattern = False  # it would keep a plan for every number of foreground patches ever seen
     # between frames the cores belong to the backbone and to other stations; BLAS threads would spin on them
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    return ort.InferenceSession(NEAREST_GRAPH, options, providers=["CPUExecutionProvider"])
+    return ort.InferenceSession(NEAREST_GRAPH.read_bytes(), options, providers=["CPUExecutionProvider"])
 
 
 def _gpu_index(patches: Float32) -> Any:

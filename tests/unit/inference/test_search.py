@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edge_uad.errors import ProviderError
-from edge_uad.inference.search import NEAREST_GRAPH, PRODUCT_BYTES, QUERY_ROWS, PatchSearch
+from edge_uad.inference.search import PRODUCT_BYTES, QUERY_ROWS, PatchSearch
 from edge_uad.records import Embedding, Float32, PatchMask
 from tests.banks import brute_force, unit_rows
 
@@ -124,13 +124,6 @@ def test_a_frame_without_foreground_has_no_distances() -> None:
     found = PatchSearch(unit_rows(rng, 50, 24)).distances(seen, nothing, neighbours=3)
     assert not found.squared.any()
     assert (found.nearest == -1).all()
-
-
-def test_the_graph_in_the_source_is_the_one_that_export_writes() -> None:
-    pytest.importorskip("onnx", reason="the graph is written with the [export] extra")
-    from export.search_graph import search_graph  # noqa: PLC0415  # needs the extra
-
-    assert search_graph() == NEAREST_GRAPH
 
 
 def test_a_gpu_that_is_not_there_is_an_error_and_never_the_cpu() -> None:
