@@ -1,7 +1,7 @@
 """Everything that edge-uad raises on purpose.
 
     EdgeUadError                     exit code
-    ├── UsageError                   2   what was asked for cannot be done as asked
+    ├── UsageError                   2   the request cannot be carried out as given
     │   ├── SettingsError            2   a config file's key or value
     │   ├── EndpointError            2   an address in use, malformed, or open to the network without keys
     │   ├── KeyFileError             2   a CURVE key that is missing, damaged, or readable by others
@@ -10,14 +10,14 @@
     │   ├── ModelError               3
     │   ├── BankError                3
     │   └── WeightsError             3   a checkpoint or a download
-    ├── ProviderError                3   an accelerator that was asked for and is not active
+    ├── ProviderError                3   a requested accelerator that is not active
     ├── FrameError                   -   this frame cannot be judged: its verdict is *invalid*
     └── SourceError                  -   frames stay away
         ├── SourceLostError          -   open the source again, later
         └── SourceEndedError         -   there will be no more
 
 A message is one sentence that names the thing and the remedy. Exit codes: 0 stopped, 1 crash, 2 usage or
-config, 3 a restart will not help. ``edge-uad replay`` has one of its own: 4, a verdict changed.
+config, 3 a restart will not help. ``edge-uad replay`` has a code of its own: 4, a verdict changed.
 """
 
 from typing import ClassVar
@@ -30,7 +30,7 @@ class EdgeUadError(Exception):
 
 
 class UsageError(EdgeUadError):
-    """What was asked for cannot be done as asked."""
+    """The request cannot be carried out as given."""
 
     exit_code = 2
 
@@ -73,7 +73,7 @@ class WeightsError(ArtefactError):
 
 
 class ProviderError(EdgeUadError):
-    """The accelerator that was asked for is not active; there is no silent fall to the CPU."""
+    """The requested accelerator is not active; there is no silent fall back to the CPU."""
 
     exit_code = 3
 

@@ -1,4 +1,4 @@
-"""What the daemon's parts are to one another: three protocols, each with a fake in ``tests/fakes.py``."""
+"""The protocols between the daemon's parts, each with a fake in ``tests/fakes.py``."""
 
 from typing import Protocol, Self, runtime_checkable
 
@@ -56,7 +56,7 @@ class Backbone(Protocol):
 
     @property
     def card(self) -> ModelCard:
-        """What the model file says of itself."""
+        """The model file's card."""
 
     def embed(self, pixels: Float32) -> list[Embedding]:
         """Embed a batch. Each result depends on its own image alone.
@@ -70,10 +70,10 @@ class VerdictSink(Protocol):
     """Where verdicts go."""
 
     def publish(self, verdict: Verdict, frame: Frame | UnreadableFrame) -> None:
-        """Tell a verdict, with its heatmap over the frame where that is asked for. Never blocks."""
+        """Publish or keep a verdict and its frame. Never blocks."""
 
     def publish_status(self, status: StationStatus) -> None:
-        """Tell that a station lives. Never blocks."""
+        """Publish a station's heartbeat. Never blocks."""
 
     def close(self) -> None:
         """Send what is still queued, within a bound, and let go."""

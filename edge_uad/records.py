@@ -28,7 +28,7 @@ Rect = tuple[float, float, float, float]
 
 
 class Decision(StrEnum):
-    """What the line is told. It treats *invalid*, and silence, as reject."""
+    """The answer for one frame. The line treats *invalid*, and silence, as reject."""
 
     NORMAL = "normal"
     ANOMALOUS = "anomalous"
@@ -94,7 +94,7 @@ class Frame(FrameIdentity):
 
     @property
     def hw(self) -> tuple[int, int]:
-        """Height and width of the picture as it was taken: what points in it are told in."""
+        """Height and width of the picture as it was taken; points in it are in these pixels."""
         return self.taken_hw or (self.image.shape[0], self.image.shape[1])
 
 
@@ -104,7 +104,7 @@ class UnreadableFrame(FrameIdentity):
 
     reason: str
     payload: bytes | None = None
-    """What came instead of a picture; None where it is a file of its own already, or too much to hold."""
+    """The bytes that are no picture; None where they are a file already, or too large to hold."""
 
 
 AnyFrame = Frame | UnreadableFrame
@@ -180,7 +180,7 @@ class ParityCertificate:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelCard:
-    """What a backbone file says of itself; kept inside the file, so that one file describes itself."""
+    """Description of a backbone, kept inside its file."""
 
     model_id: str
     """SHA-256 of the model file, in hexadecimal: filled in when the file is read, never stored in it."""
@@ -204,7 +204,7 @@ class ModelCard:
     neighbourhood: int = 1
     """Side, in patches, of the surroundings blended into each token; 1 for the patch alone, the paper's."""
     top_ratio: float = 0.05
-    """Part of the patches that makes the score, where a bank is not told otherwise; the paper's 5 %."""
+    """Part of the patches that makes the score, unless a bank states another; the paper's 5 %."""
     certificate: ParityCertificate | None = None
     """Of a precision lower than fp32: without one that holds, the model is not run."""
 
@@ -269,7 +269,7 @@ class BankManifest:
     """Each good image was scored against a coreset of the images of the other folds."""
     threshold: float
     false_alarm_rate: float
-    """The rate asked for; the threshold is the calibration scores' conformal quantile at it."""
+    """The requested rate; the threshold is the calibration scores' conformal quantile at it."""
     built_at: str
     """ISO 8601, UTC."""
     built_by: str
@@ -311,7 +311,7 @@ class Verdict:
 
 
 class StationState(StrEnum):
-    """Where a station stands, as told on ``status/<station>``."""
+    """State of a station, published on ``status/<station>``."""
 
     STARTING = "starting"
     RUNNING = "running"
@@ -322,13 +322,13 @@ class StationState(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StationStatus:
-    """One station's heartbeat, every second: tells "no defects" from "no daemon"."""
+    """One station's heartbeat, every second: distinguishes "no defects" from "no daemon"."""
 
     station: str
     at_ns: int
     state: StationState
     message: str | None
-    """What the operator should know: why the source is away, for instance."""
+    """For the operator, such as why the source is lost."""
     frames_seen: int
     """Accepted frames plus dropped ones."""
     judged: int
@@ -341,13 +341,13 @@ class StationStatus:
     reconnects: int = 0
     """How often the source was lost or could not be opened."""
     hung_reads: int = 0
-    """Calls into the source, given up, that have not come back to this day."""
+    """Calls into the source that were left behind and have not returned."""
     verdict_overruns: int = 0
     """How often a verdict found a subscriber's queue full: that one misses verdicts until it has caught up."""
     heatmap_overruns: int = 0
     status_overruns: int = 0
     heatmaps_skipped: int = 0
-    """HeatmapRenderer that were asked for and not drawn, because too many waited already."""
+    """Heatmaps that were not drawn because too many waited."""
     ready: bool = False
     """The first inference is done: frames are judged."""
     refused_bank: str | None = None

@@ -24,9 +24,9 @@ if TYPE_CHECKING:
     from edge_uad.runtime.station import Station
 
 LOAD_WAIT_S = 0.05
-"""How often a stop is looked for while the model is loaded."""
+"""How often signals are checked while the model is loaded."""
 LOAD_END_S = 1.0
-"""What a loading is granted to come to its end once a stop was asked for."""
+"""How long loading may go on once a stop was requested."""
 LOG_FORMAT = "%(asctime)s %(levelname)-7s %(message)s"
 
 log = logging.getLogger("edge_uad.serve")
@@ -111,7 +111,7 @@ def serve(
         from edge_uad.runtime.assemble import parallel_frame_count
         from edge_uad.runtime.daemon import Daemon
 
-        _tell_start(settings, stations, sink.endpoint)
+        _log_start(settings, stations, sink.endpoint)
         daemon = Daemon(
             stations=stations,
             sink=sink,
@@ -124,7 +124,7 @@ def serve(
         )
         started_s = time.monotonic()
         code = daemon.run()
-    _tell_end(stations, time.monotonic() - started_s)
+    _log_end(stations, time.monotonic() - started_s)
     if daemon.stuck_threads:
         _leave(code)
     raise typer.Exit(code)
@@ -138,7 +138,7 @@ def _leave(code: int) -> NoReturn:
 
 
 def _loaded(settings: "Settings", stop: "Signals") -> "tuple[list[Station], FanOut, BankReloader]":
-    """The line, made in a thread of its own: a model takes its time to load, and a stop must not wait for that."""
+    """The line, assembled in a background thread: a stop must not wait until a model is loaded."""
     from edge_uad.runtime.systemd import Notifier
 
     def load() -> "tuple[list[Station], FanOut, BankReloader]":
@@ -156,7 +156,7 @@ def _loaded(settings: "Settings", stop: "Signals") -> "tuple[list[Station], FanO
 
 
 def _stop_loading(loading: "BackgroundCall[Any]", stop: "Signals") -> None:
-    """Return where the loading ends at once by itself: the daemon then stops as ever; else leave it behind."""
+    """Wait a little for the loading to end; exit without it where it does not."""
     from edge_uad.runtime.systemd import Notifier
 
     Notifier().stopping()
@@ -218,17 +218,17 @@ def _start_log() -> None:
     root.handlers = [handler]
 
 
-def _tell_start(settings: "Settings", stations: Sequence["Station"], endpoint: str) -> None:
+def _log_start(settings: "Settings", stations: Sequence["Station"], endpoint: str) -> None:
     from edge_uad.sources import shown_source
 
     width = max(len(station.name) for station in stations)
-    for station, asked in zip(stations, settings.stations, strict=True):
+    for station, configured in zip(stations, settings.stations, strict=True):
         manifest = station.inspector.manifest
         log.info(
             "%-*s  %s, %s, bank %s (%d patches, threshold %.6f), model %s",
             width,
             station.name,
-            shown_source(asked.source),
+            shown_source(configured.source),
             station.mode,
             manifest.bank_id[:12],
             manifest.n_patches,
@@ -238,7 +238,7 @@ def _tell_start(settings: "Settings", stations: Sequence["Station"], endpoint: s
     log.info("verdicts on %s", endpoint)
 
 
-def _tell_end(stations: Sequence["Station"], elapsed_s: float) -> None:
+def _log_end(stations: Sequence["Station"], elapsed_s: float) -> None:
     from edge_uad.records import Decision
 
     width = max(len(station.name) for station in stations)

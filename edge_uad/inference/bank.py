@@ -1,4 +1,4 @@
-"""PatchBank: what good parts look like, in one file (ALGORITHM §4)."""
+"""The memory bank of good patches, in one file (ALGORITHM §4)."""
 
 import dataclasses
 import hashlib
@@ -30,7 +30,7 @@ class PatchBank:
     """A memory bank of good patches, ready to be searched.
 
     Args:
-        patches: float32 (M, D), unit norm, the patches of one image standing together.
+        patches: float32 (M, D), unit norm, grouped by image.
         patch_image: int32 (M,), ascending: from which image each patch came.
         calibration: float32 (n,), ascending: scores of the good images against patches of other good images.
         manifest: how it was made.
@@ -38,7 +38,7 @@ class PatchBank:
         search_threads: of the CPU; 0 for one per core.
 
     Raises:
-        ProviderError: the GPU was asked for and cannot be used.
+        ProviderError: the GPU was requested and cannot be used.
     """
 
     def __init__(
@@ -79,7 +79,7 @@ class PatchBank:
         )
 
     def save(self, path: Path) -> None:
-        """Write beside the target, sync, move into place: a reader sees the old bank or the new one, whole.
+        """Write the file atomically: a reader sees the old bank or the new one, whole.
 
         Raises:
             UsageError: the file cannot be written.
@@ -113,7 +113,7 @@ class PatchBank:
 
         Raises:
             BankError: missing, not a bank, of another schema, truncated or changed since it was built.
-            ProviderError: the GPU was asked for and cannot be used.
+            ProviderError: the GPU was requested and cannot be used.
         """
         tensors, manifest_json = _read(path, name or path)
         path = name or path
@@ -124,7 +124,7 @@ class PatchBank:
         )
         if found_id != manifest.bank_id:
             raise BankError(
-                f"bank {path} says it is {short_id(manifest.bank_id)} but its content is {short_id(found_id)}: "
+                f"bank {path} is labelled {short_id(manifest.bank_id)} but its content is {short_id(found_id)}: "
                 "it was changed after it was built; copy it again or rerun edge-uad build-bank"
             )
         return cls(
@@ -149,7 +149,10 @@ def content_id(manifest: BankManifest, patches: Float32, patch_image: Int, calib
 
 
 def _described(manifest: BankManifest) -> dict[str, Any]:
-    """As it is stored and hashed; what came later is left out at its default: banks of before keep their identity."""
+    """The fields as they are stored and hashed.
+
+    Fields added later are left out at their default, so that older banks keep their identity.
+    """
     described = dataclasses.asdict(manifest)
     if manifest.reduced_decode is False:
         del described["reduced_decode"]

@@ -35,7 +35,7 @@ BATCH_TOLERANCE = 1e-5
 
 @dataclass(frozen=True, slots=True)
 class ForegroundEmbedding:
-    """What one image looks like to the model, and which of its patches show the object."""
+    """An image's embedding, and which of its patches show the object."""
 
     embedding: Embedding
     mask: PatchMask
@@ -49,7 +49,7 @@ class Embedder:
         preprocessor: as the bank demands.
         bpm_kernel: odd.
         bpm_threshold: 0 keeps every patch.
-        on_stage: told what each stage took; None measures nothing.
+        on_stage: called with each stage's duration; None measures nothing.
     """
 
     def __init__(
@@ -82,7 +82,7 @@ class Embedder:
             return self.backbone.embed(pixels)
 
     def timed(self, stage: str) -> AbstractContextManager[None]:
-        """Tell how long the block took, where somebody wants to know and it did not fail."""
+        """Measure the block as a stage."""
         return timed(self._on_stage, stage)
 
     def mask(self, embedding: Embedding) -> ForegroundEmbedding:
@@ -131,14 +131,14 @@ class Inspector:
 
     Args:
         embedder: set as the bank's manifest says.
-        bank: what good parts look like.
+        bank: of good parts.
         on_one_core: gives the same verdicts using one core only, for several frames side by side; None: itself.
     """
 
     def __init__(self, *, embedder: Embedder, bank: PatchBank, on_one_core: "Inspector | None" = None) -> None:
         self._embedder = embedder
         self.bank = bank
-        """What good parts look like."""
+        """The memory bank."""
         self.on_one_core = on_one_core or self
         """Gives the same verdicts using one core only, where it was made so."""
         self._input_hw = embedder.backbone.card.input_hw
@@ -288,14 +288,14 @@ class Inspector:
         return min(max(int(x), 0), width - 1), min(max(int(y), 0), height - 1)
 
 
-def inspect_together(asked: Sequence[tuple[Inspector, AnyFrame]]) -> list[Verdict]:
+def inspect_together(requests: Sequence[tuple[Inspector, AnyFrame]]) -> list[Verdict]:
     """Judge frames in one inference, each by its own inspector; the inspectors share a backbone.
 
     Decisions are those of ``inspect``; scores agree to ``BATCH_TOLERANCE``.
     """
     verdicts: dict[int, Verdict] = {}
     pictures: dict[int, tuple[Inspector, Frame, Float32]] = {}
-    for place, (inspector, frame) in enumerate(asked):
+    for place, (inspector, frame) in enumerate(requests):
         if isinstance(frame, UnreadableFrame):
             verdicts[place] = inspector.invalid(frame, frame.reason)
             continue
@@ -304,10 +304,10 @@ def inspect_together(asked: Sequence[tuple[Inspector, AnyFrame]]) -> list[Verdic
         except FrameError as error:
             verdicts[place] = inspector.invalid(frame, str(error))
     if pictures:
-        embedded = asked[0][0].embed_together([pixels for _, _, pixels in pictures.values()])
+        embedded = requests[0][0].embed_together([pixels for _, _, pixels in pictures.values()])
         for (place, (inspector, frame, _)), embedding in zip(pictures.items(), embedded, strict=True):
             verdicts[place] = inspector.judge_embedding(frame, embedding)
-    return [verdicts[place] for place in range(len(asked))]
+    return [verdicts[place] for place in range(len(requests))]
 
 
 def _latency_ms(frame: Frame | UnreadableFrame) -> float:

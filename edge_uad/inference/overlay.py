@@ -65,7 +65,7 @@ def at_most(image: UInt8, longest_px: int) -> UInt8:
 
 
 def heat_on_image(heat: Float32, image_hw: tuple[int, int], placement: Placement) -> Float32:
-    """Heat at the image's size; 0 where the model did not look.
+    """Heat at the image's size; 0 outside the inspected region.
 
     Args:
         heat: float32 (h, w) at the model's input size.

@@ -64,7 +64,7 @@ class Preprocessor:
         return REDUCED_OVERSAMPLING * max(self._input_hw)
 
     def placement(self, image_hw: tuple[int, int]) -> Placement:
-        """Where an image of this size comes to lie; the way back for heat and peaks."""
+        """Mapping between an image of this size and the model's input, for heat and peaks."""
         height, width = self._input_hw
         x, y, w, h = (float(v) for v in self._roi or (0, 0, image_hw[1], image_hw[0]))
         whole_input = (0.0, 0.0, float(width), float(height))

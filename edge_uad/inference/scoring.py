@@ -31,7 +31,7 @@ def _top_count(n_patches: int, top_ratio: float) -> int:
 
 def decide(score: float, threshold: float) -> Decision:
     """Anomalous strictly above the threshold."""
-    # asked this way round, so that a NaN can never be normal
+    # compared this way round, so that a NaN can never be normal
     return Decision.NORMAL if score <= threshold else Decision.ANOMALOUS
 
 
@@ -67,7 +67,7 @@ def p_value(score: float, calibration: Float32) -> float:
 def conformal_threshold(calibration: Float32, false_alarm_rate: float) -> float:
     """The score that a good part exceeds at most this often.
 
-    The ``⌈(n + 1)(1 − α)⌉``-th smallest calibration score; the largest one where n is too small for the asked α
+    The ``⌈(n + 1)(1 − α)⌉``-th smallest calibration score; the largest one where n is too small for α
     (:func:`calibration_images_needed`).
 
     Args:
@@ -85,5 +85,5 @@ def conformal_rank(n: int, false_alarm_rate: float) -> int:
 
 
 def calibration_images_needed(false_alarm_rate: float) -> int:
-    """The least number of good images that can vouch for this rate: n ≥ 1/α − 1."""
+    """The least number of good images that this rate can be calibrated with: n ≥ 1/α − 1."""
     return max(1, math.ceil(1 / false_alarm_rate - 1 - 1e-9))

@@ -36,7 +36,7 @@ class PatchSearch:
         product_bytes: how much of the queries × patches matrix may be held at a time.
 
     Raises:
-        ProviderError: the GPU was asked for and cannot be used.
+        ProviderError: the GPU was requested and cannot be used.
     """
 
     def __init__(
@@ -139,7 +139,7 @@ def _gpu_index(patches: Float32) -> Any:
             "pip uninstall faiss-cpu, then pip install 'edge-uad[gpu]'"
         )
     if faiss.get_num_gpus() == 0:
-        raise ProviderError("searching on the GPU was asked for and faiss finds none; use --search-device cpu")
+        raise ProviderError("searching on the GPU was requested and faiss finds none; use --search-device cpu")
     index = faiss.index_cpu_to_gpu(faiss.StandardGpuResources(), 0, faiss.IndexFlatIP(patches.shape[1]))
     index.add(patches)
     return index

@@ -8,16 +8,16 @@ from edge_uad.interfaces import VerdictSink
 from edge_uad.records import AnyFrame, StationStatus, Verdict
 
 Fault = Callable[[], str | None]
-"""What the operator should know of a part that is not well; None where it is."""
+"""Why a sink does not work at the moment; None where it does."""
 
 
 class FanOut:
-    """Tells every sink, in their order: the line's own answer first. Implements VerdictSink.
+    """Passes verdicts and heartbeats to every sink, in their order. Implements VerdictSink.
 
     Args:
         sinks: closed at the end, in their order.
-        endpoint: where verdicts are heard.
-        faults: told in every heartbeat's message, beside what the station has to say.
+        endpoint: where verdicts are published.
+        faults: added to every heartbeat's message.
     """
 
     def __init__(self, sinks: Sequence[VerdictSink], *, endpoint: str = "", faults: Sequence[Fault] = ()) -> None:
@@ -26,15 +26,15 @@ class FanOut:
         self._faults = list(faults)
 
     def publish(self, verdict: Verdict, frame: AnyFrame) -> None:
-        """Tell a verdict; a sink that fails does not keep it from the others."""
+        """Publish a verdict; a sink that fails does not keep it from the others."""
         with contextlib.ExitStack() as every:
             for sink in reversed(self._sinks):
                 every.callback(sink.publish, verdict, frame)
 
     def publish_status(self, status: StationStatus) -> None:
-        """Tell a heartbeat, with the faults of the parts that have one."""
-        told = [status.message, *(fault() for fault in self._faults)]
-        status = replace(status, message="; ".join(filter(None, told)) or None)
+        """Publish a heartbeat, with the faults of the sinks that have one."""
+        messages = [status.message, *(fault() for fault in self._faults)]
+        status = replace(status, message="; ".join(filter(None, messages)) or None)
         with contextlib.ExitStack() as every:
             for sink in reversed(self._sinks):
                 every.callback(sink.publish_status, status)

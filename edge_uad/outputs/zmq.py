@@ -1,10 +1,10 @@
 """Verdicts, heatmaps and heartbeats on a ZeroMQ PUB socket. Nothing here ever waits for a subscriber.
 
-ZeroMQ holds a bounded queue for each subscriber and drops, without a word, what comes on top for that one. It says so
-only where XPUB_NODROP is set, by sending the message to nobody; so such a message is counted, and sent again without
-that option: the slow subscriber alone goes without. From then until it has caught up, ZeroMQ leaves that subscriber out
-and says nothing more of it. What is counted is therefore how often a subscriber fell behind, not all that it missed;
-that it sees by itself, from frame_id and dropped_before.
+ZeroMQ holds a bounded queue for each subscriber and silently drops what exceeds it. It reports this only where
+XPUB_NODROP is set, by sending the message to no subscriber; such a message is counted and sent again without that
+option, so that the slow subscriber alone misses it. From then until it has caught up, ZeroMQ leaves that subscriber out
+without reporting it again. The counter therefore says how often a subscriber fell behind, not how much it missed; that
+it sees from the gaps in ``sequence``.
 """
 
 import threading
@@ -27,8 +27,8 @@ HeatmapPolicy = Literal["anomalous", "always", "never"]
 DEFAULT_QUEUE_MESSAGES = 256
 LINGER_S = 1.0
 """How long ``close`` waits for what is still queued."""
-PICTURES_CLOSE_S = 1.0
-"""How long ``close`` waits for pictures that are still to be drawn."""
+RENDERER_CLOSE_S = 1.0
+"""How long ``close`` waits for heatmaps that are still to be drawn."""
 
 
 class ZmqPublisher:
@@ -40,8 +40,8 @@ class ZmqPublisher:
         heatmap: for which verdicts a picture is sent.
         insecure: allow addresses beyond this machine.
         keys: let in these CURVE keys alone; addresses beyond this machine are allowed then, too.
-        queue_messages: what is held for one slow subscriber; what comes on top is dropped for that one.
-        on_stage: told what publishing, drawing and encoding took.
+        queue_messages: messages held for a slow subscriber; it misses what exceeds them.
+        on_stage: called with the durations of publishing, drawing and encoding.
 
     Raises:
         EndpointError: in use, malformed, or open to the network without ``insecure``.
@@ -62,12 +62,12 @@ class ZmqPublisher:
         self._overlays = dict(overlays or {})
         self._heatmap = heatmap
         self._on_stage = on_stage
-        # pictures are sent by the thread that draws them; a lock is the full fence that ZeroMQ demands then
+        # several threads send; a lock is the full fence that ZeroMQ demands then
         self._sending = threading.Lock()
         self._closed = False
-        self._pictures = HeatmapRenderer(self._send, on_stage=on_stage)
-        self.skipped = self._pictures.skipped
-        """Heatmaps that were asked for and never drawn, by station."""
+        self._renderer = HeatmapRenderer(self._send, on_stage=on_stage)
+        self.skipped = self._renderer.skipped
+        """Heatmaps that were submitted and never drawn, by station."""
         self._context: zmq.Context[AnySocket] = zmq.Context()
         self._authenticator = ZapAuthenticator(self._context, keys)
         self._socket: AnySocket = self._context.socket(zmq.PUB)
@@ -86,16 +86,16 @@ class ZmqPublisher:
             raise
 
     def publish(self, verdict: Verdict, frame: Frame | UnreadableFrame) -> None:
-        """Send the verdict, and its heatmap, where one is asked for, as soon as it is drawn."""
+        """Send the verdict, and its heatmap, where the policy wants one, as soon as it is drawn."""
         with timed(self._on_stage, "publish"):
             self._send(encode_verdict(verdict))
             overlay = self._overlays.get(verdict.station)
             if overlay is None or verdict.heatmap is None or not isinstance(frame, Frame) or not self._wanted(verdict):
                 return
-            self._pictures.ask(overlay(), verdict, frame)
+            self._renderer.submit(overlay(), verdict, frame)
 
     def publish_status(self, status: StationStatus) -> None:
-        """Send a heartbeat; what it says of overruns is filled in here."""
+        """Send a heartbeat; its counts of overruns are filled in here."""
         counted = replace(
             status,
             verdict_overruns=self.overruns[f"verdict/{status.station}"],
@@ -107,7 +107,7 @@ class ZmqPublisher:
 
     def close(self) -> None:
         """Draw and send what is still queued, for a second each at most, and unbind."""
-        self._pictures.close(PICTURES_CLOSE_S)
+        self._renderer.close(RENDERER_CLOSE_S)
         with self._sending:
             self._closed = True
             self._socket.close()
@@ -125,7 +125,7 @@ class ZmqPublisher:
     def _send_alone(self, parts: list[bytes]) -> None:
         if self._sent_to_all(parts):
             return
-        self._socket.getsockopt(zmq.EVENTS)  # ZeroMQ looks seldom, in a hurry, who has caught up; asked, it looks
+        self._socket.getsockopt(zmq.EVENTS)  # makes ZeroMQ check at once which subscribers have caught up
         if not self._sent_to_all(parts):
             self.overruns[parts[0].decode()] += 1
             self._socket.setsockopt(zmq.XPUB_NODROP, 0)

@@ -1,4 +1,4 @@
-"""Banks and models that must lie in one folder, whatever links and swaps say."""
+"""Banks and models that must lie in one folder, whatever symbolic links and replaced files do."""
 
 import os
 import stat
@@ -15,7 +15,7 @@ _DESCRIPTORS = Path("/proc/self/fd")
 def opened_inside(path: Path, folder: Path | None) -> Iterator[Path]:
     """A path that reads the very file that was checked, even where ``path`` is replaced meanwhile.
 
-    Links are followed, as a line's "current bank" may be one; where they lead is asked of the opened file itself.
+    Links are followed, as a line's "current bank" may be one; the opened file itself says where they lead.
 
     Args:
         path: of a bank or a model.

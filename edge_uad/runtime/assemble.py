@@ -42,7 +42,7 @@ def load_backbone(model: Path, *, provider: str = "cpu", threads: int = 0, batch
     Raises:
         ModelError: not a model of edge-uad, or of a lower precision without a certificate that holds here.
         MissingExtraError: what runs it is not installed.
-        ProviderError: the accelerator asked for is not active.
+        ProviderError: the requested accelerator is not active.
     """
     backbone = open_backbone(model, provider=provider, threads=threads, batched=batched)
     require_certificate(backbone.card, model, provider=provider)
@@ -105,12 +105,12 @@ def load_inspector(
         search_threads: of the CPU; 0 for one per core.
         on_one_core: the same model on one core, for frames that are judged side by side.
         within: the folder that the file must lie in; None for any.
-        on_stage: told what each stage took.
+        on_stage: called with each stage's name and duration.
 
     Raises:
         BankError: the bank cannot be used.
         ModelError: the bank was built with another model.
-        ProviderError: the GPU was asked for and cannot be used.
+        ProviderError: the GPU was requested and cannot be used.
     """
     with opened_inside(bank_path, within) as opened:
         bank = PatchBank.load(opened, search_device=search_device, search_threads=search_threads, name=bank_path)
@@ -138,17 +138,17 @@ def load_inspector(
 def assemble_line(
     settings: Settings, model: Path, *, on_stage: StageTimer | None = None
 ) -> tuple[list[Station], FanOut, BankReloader]:
-    """Everything that a daemon runs: stations that share one backbone, their banks, the socket that tells verdicts.
+    """Everything that a daemon runs: stations that share one backbone, their banks, the outputs.
 
     Args:
         settings: of the line.
         model: the backbone's file.
-        on_stage: told what each stage took, beside the metrics.
+        on_stage: called with each stage's name and duration, in addition to the metrics.
 
     Raises:
         UsageError: a source is not there or taken twice, or an endpoint is not allowed or in use.
         ArtefactError: the model or a bank cannot be used.
-        ProviderError: the accelerator asked for is not active.
+        ProviderError: the requested accelerator is not active.
     """
     addresses = [parse_source(station.source) for station in settings.stations]
     _refuse_shared(addresses)
@@ -176,7 +176,7 @@ def assemble_line(
         on_stage=timer,
     )
     inspectors: dict[Path, Inspector] = {}
-    # made before the banks are read: one that is replaced meanwhile is seen to be new
+    # made before the banks are read: one that is replaced meanwhile counts as new
     banks = BankReloader(
         [one.bank for one in settings.stations],
         load=lambda bank: _decoded_alike(load(bank), inspectors[bank], bank),
@@ -229,11 +229,11 @@ def _decoded_alike(new: Inspector, first: Inspector, bank: Path) -> Inspector:
 def parallel_frame_count(settings: Settings) -> int:
     """How many frames are judged at a time where so many wait: one per core, or 1 where that would be no gain.
 
-    With a deadline anywhere on the line: a frame that comes meanwhile would wait longer for its turn.
+    Also 1 where any station has a deadline: judged on one core, a single frame takes longer.
     """
     in_time = any(station.deadline_ms is not None for station in settings.stations)
-    asked = settings.parallel_frames and settings.max_batch == 1
-    if not asked or in_time or not _on_cpu(settings.provider, settings.search_device):
+    wanted = settings.parallel_frames and settings.max_batch == 1
+    if not wanted or in_time or not _on_cpu(settings.provider, settings.search_device):
         return 1
     return settings.threads or available_cores()
 
@@ -244,17 +244,17 @@ def _on_cpu(provider: str, search_device: SearchDevice) -> bool:
 
 
 def _stage_timer(metrics: Metrics | None, on_stage: StageTimer | None) -> StageTimer | None:
-    """Whoever wants to know; None where nobody does, so that nothing is measured."""
+    """The callers that want durations as one; None where there is none, so that nothing is measured."""
     if metrics is None:
         return on_stage
     if on_stage is None:
         return metrics.observe_stage
 
-    def tell_both(stage: str, seconds: float) -> None:
+    def observe_both(stage: str, seconds: float) -> None:
         metrics.observe_stage(stage, seconds)
         on_stage(stage, seconds)
 
-    return tell_both
+    return observe_both
 
 
 def _fan_out(
@@ -278,7 +278,7 @@ def _fan_out(
 
 
 def _watch(metrics: Metrics, publisher: ZmqPublisher, stations: Sequence[Station], archive: Archive | None) -> None:
-    """What the metrics read when they are asked for."""
+    """Connect the metrics with what they read when they are requested."""
     for station in stations:
         metrics.watch_queue(station.name, _waiting_at(station))
     metrics.watch_overruns(publisher.overruns.copy)

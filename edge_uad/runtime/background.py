@@ -1,4 +1,4 @@
-"""A call in a thread of its own, so that a caller can stop waiting for it."""
+"""A call in a background thread, so that a caller can stop waiting for it."""
 
 import threading
 from collections.abc import Callable

@@ -18,5 +18,5 @@ def cache_dir() -> Path:
 
 
 def default_model_path() -> Path:
-    """Where the default backbone stands once it has been exported (or brought by hand)."""
+    """Path of the default backbone, exported or copied there by hand."""
     return cache_dir() / "models" / f"{DEFAULT_BACKBONE}-{DEFAULT_INPUT_PX}-r{DEFAULT_MODEL_REVISION}.onnx"

@@ -27,11 +27,11 @@ from edge_uad.runtime.workers import WorkerPool
 
 HEARTBEAT_EVERY_S = 1.0
 POLL_EVERY_S = 0.1
-"""How often the main thread looks at signals and states; a change of a state wakes it at once."""
+"""How often the main thread checks signals and states; a change of a state wakes it at once."""
 RELEASE_S = 1.0
 """What each thread is granted to leave a call when the time to drain is over."""
 CLOSE_S = 10.0
-"""What the outputs are granted to write and send what they hold; each has a shorter bound of its own."""
+"""What the outputs are granted to write and send what they hold; each has its own, shorter bound."""
 FORCED_S = 1.0
 """What remains of these once a second signal has come."""
 WARM_UP_PX = 256
@@ -100,7 +100,7 @@ class Daemon:
             The exit code.
 
         Raises:
-            EdgeUadError: a station cannot work as asked, such as an endpoint in use.
+            EdgeUadError: a station cannot work as configured, such as an endpoint in use.
         """
         try:
             self._startup()

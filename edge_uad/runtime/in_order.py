@@ -10,7 +10,7 @@ Result = TypeVar("Result")
 
 
 def in_order(work: Callable[[Item], Result], items: Iterable[Item], *, workers: int) -> Iterator[Result]:
-    """``work`` of each item, in threads of its own, while the caller's thread makes the next items.
+    """The results of ``work`` for each item, computed in worker threads while the caller's thread makes the next items.
 
     What making an item or the work on it raises comes out in its place. A generator left early is closed, its threads
     ended.
@@ -46,7 +46,7 @@ def _submitted(work: Callable[[Item], Result], iterator: Iterator[Item], pool: E
         item = next(iterator)
     except StopIteration:
         return None
-    except Exception as error:  # noqa: BLE001  (raised again where its result is asked for)
+    except Exception as error:  # noqa: BLE001  (raised again where its result is read)
         failed: Future[Result] = Future()
         failed.set_exception(error)
         return failed

@@ -14,7 +14,7 @@ class Publisher:
     """Hands each decided verdict to the outputs, numbered per station.
 
     Args:
-        scheduler: says whose turn has come.
+        scheduler: gives the verdicts to publish, in order.
         sink: the outputs; a verdict that it cannot take in full is logged, and the next one follows.
     """
 

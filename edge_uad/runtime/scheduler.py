@@ -51,7 +51,7 @@ class Scheduler:
         n_workers: threads that will call ``next_jobs``; above 1 only with a ``max_batch`` of 1.
         max_batch: frames of different stations in one inference.
         max_wait_ms: how long a frame may wait for those of other stations, to fill a batch.
-        is_forced: whether to leave at once; no more work is given out then, whoever has noticed it.
+        is_forced: whether to leave at once; no more work is given out from that moment on.
     """
 
     def __init__(
@@ -128,7 +128,7 @@ class Scheduler:
     def next_decided(self) -> list[Decided] | None:
         """Verdicts to publish now, in order per station, waiting until there are any.
 
-        Calling it again says that the former ones are published.
+        Calling it again confirms that the former ones are published.
 
         Returns:
             One of each station that has any; None once this is closed and everything is published.

@@ -1,4 +1,4 @@
-"""What a config file may say. ``config/default.yaml`` shows every key with its unit and its default.
+"""The keys of a config file, checked. ``config/default.yaml`` shows every key with its unit and its default.
 
 Model, masking and scoring parameters are not here: they live in the bank's manifest.
 """
@@ -158,7 +158,7 @@ class Settings(_Section):
         names = [station.name for station in self.stations]
         repeated = sorted({name for name in names if names.count(name) > 1})
         if repeated:
-            raise ValueError(f"the station name {repeated[0]!r} stands twice; every station needs its own")
+            raise ValueError(f"the station name {repeated[0]!r} is used twice; every station needs its own")
         return self
 
 
@@ -245,7 +245,7 @@ def _anchored_source(source: str, here: Path) -> str:
 
 def _sentence(error: ValidationError) -> str:
     faults = error.errors(include_url=False)
-    # a misspelt key is the cause of the "missing" beside it, so it is told first
+    # a misspelt key is the cause of the "missing" beside it, so it is reported first
     fault = min(faults, key=lambda one: one["type"] != "extra_forbidden")
     return _told(fault, _place(fault["loc"]))
 

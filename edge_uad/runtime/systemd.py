@@ -7,14 +7,14 @@ import time
 from collections.abc import Mapping
 
 HEARD_WITHIN_S = 1.0
-"""How long a busy manager is waited for with what is said once; what is said again and again is not waited for."""
+"""How long a message that is sent once waits for a busy manager; those that are repeated do not wait."""
 
 
 class Notifier:
-    """Tells the service manager how the daemon fares; silent where there is none.
+    """Reports the daemon's state to the service manager; does nothing where there is none.
 
     Args:
-        environ: where ``NOTIFY_SOCKET``, ``WATCHDOG_USEC`` and ``WATCHDOG_PID`` stand; the process's own by default.
+        environ: has ``NOTIFY_SOCKET``, ``WATCHDOG_USEC`` and ``WATCHDOG_PID``; the process's own by default.
     """
 
     def __init__(self, environ: Mapping[str, str] | None = None) -> None:

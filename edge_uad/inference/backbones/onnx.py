@@ -40,11 +40,11 @@ _LOAD_ERRORS = (
 
 
 class OnnxBackbone(OnnxFileBackbone):
-    """One session over one file; its card stands in the file's metadata.
+    """One session over one file; its card is in the file's metadata.
 
     Args:
         path: the model file.
-        provider: cpu, cuda or tensorrt; what is asked for is what runs, or there is an error.
+        provider: cpu, cuda or tensorrt; the requested one runs, or there is an error.
         threads: for the work inside one inference; 0 for one per core.
         batched: several images in one run; see ``OnnxFileBackbone``.
 
@@ -104,7 +104,7 @@ def _require_active(session: Any, provider: str) -> None:
     wanted, active = _PROVIDERS[provider][0], session.get_providers()
     if wanted not in active:
         raise ProviderError(
-            f"{wanted} was asked for but {', '.join(active)} is active; check the GPU's driver and the CUDA libraries "
+            f"{wanted} was requested but {', '.join(active)} is active; check the GPU's driver and the CUDA libraries "
             "that this onnxruntime-gpu needs, or use --provider cpu"
         )
 

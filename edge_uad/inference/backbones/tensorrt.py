@@ -52,7 +52,7 @@ class TensorRtBackbone:
 
     @property
     def card(self) -> ModelCard:
-        """What the model's card says of it."""
+        """The model's card."""
         return self._card
 
     def embed(self, pixels: Float32) -> list[Embedding]:

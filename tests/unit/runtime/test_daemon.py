@@ -145,12 +145,12 @@ def test_a_sink_that_is_dead_ends_the_daemon_and_leaves_no_thread() -> None:
             if len(self.statuses) > 2:
                 raise OSError("the socket is gone")
 
-    before = threading.active_count()
+    before = set(threading.enumerate())
     line = Line(EndlessSource(), sink=DeadSink())
     with pytest.raises(OSError, match="the socket is gone"):
         line.daemon.run()
     assert line.sink.closed
-    assert threading.active_count() == before
+    until(lambda: set(threading.enumerate()) <= before)
 
 
 def test_with_latest_every_frame_is_judged_or_counted() -> None:

@@ -74,7 +74,7 @@ def test_the_examples_are_valid(path: Path) -> None:
         ("stations: [{name: 'a/b', source: '0', bank: b}]", "stations[0].name: "),
         (
             "stations: [{name: a, source: '0', bank: b}, {name: a, source: '1', bank: b}]",
-            "the station name 'a' stands twice; every station needs its own",
+            "the station name 'a' is used twice; every station needs its own",
         ),
         ("[1, 2]", "a map of keys was expected, this is list"),
         ("", "a map of keys was expected, this is NoneType"),
