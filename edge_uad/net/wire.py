@@ -1,33 +1,77 @@
 """Records ↔ multipart bytes: the one place that knows the message schema.
 
 Out: ``[topic, header, payload?]``, topic ``verdict/<station>``, ``heatmap/<station>`` or ``status/<station>``.
-In: ``[station, header, image]``. Headers are msgpack maps; outgoing ones have ``schema`` first.
+In: ``[station, header, image]``. Headers are msgpack maps; outgoing ones have ``schema`` first. What a header must hold
+is validated by the pydantic models of ``headers.py``, from which docs/wire.schema.json is generated.
 """
 
-from collections.abc import Callable, Sequence
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from typing import Any, TypeVar
+from functools import cache
+from types import ModuleType
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import msgpack
 
 from edge_uad.errors import FrameError
-from edge_uad.records import WIRE_SCHEMA, StationStatus, Verdict
+from edge_uad.records import WIRE_SCHEMA, Decision, StationStatus, Verdict
+
+if TYPE_CHECKING:
+    from edge_uad.net.headers import Header
 
 DEFAULT_STATION = "line"
-"""What a line of one station is called unless it is told otherwise."""
+"""Name of the station of a line that has only one and names none."""
 MAX_HEADER_BYTES = 64 * 1024
+MAX_HEADER_DEPTH = 8
 MAX_IMAGE_BYTES = 256 * 1024 * 1024
 MAX_STATION_CHARS = 64
-MAX_PART_ID_CHARS = 512
-ENCODINGS = ("jpeg", "png", "bgr8", "rgb8", "mono8")
+MAX_PART_ID_CHARS = 1024
+"""Enough for any file name: 255 bytes, none of them UTF-8, are 1020 characters after ``valid_text``."""
+Encoding = Literal["jpeg", "png", "bgr8", "rgb8", "mono8"]
+ENCODINGS: tuple[str, ...] = get_args(Encoding)
 RAW_CHANNELS = {"bgr8": 3, "rgb8": 3, "mono8": 1}
 
 Json = dict[str, Any]
-_Field = TypeVar("_Field")
+
+_OTHER_SURROGATES = re.compile("[\ud800-\udc7f\udd00-\udfff]")
 
 
-def header_of(record: Verdict | StationStatus) -> Json:
-    """A record's fields as plain values, ``schema`` first, the heatmap left out.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Heatmap:
+    """Header of ``heatmap/<station>``: the verdict it belongs to, and how its picture is encoded."""
+
+    station: str
+    frame_id: int
+    part_id: str | None
+    captured_at_ns: int
+    decision: Decision
+    score: float | None
+    threshold: float
+    encoding: str
+    """``jpeg``."""
+    height: int
+    """Of the picture, in pixels."""
+    width: int
+    schema: int = WIRE_SCHEMA
+
+
+def valid_text(text: str) -> str:
+    r"""The text as valid UTF-8, for names that come from the file system.
+
+    Python keeps each byte of a file name that is not UTF-8 as a lone surrogate; such a byte becomes ``\xff``, any
+    other lone surrogate ``\ud800``. Text that is valid already is returned as it is, control characters included.
+    """
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        escaped = _OTHER_SURROGATES.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
+        return escaped.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    return text
+
+
+def header_of(record: Verdict | StationStatus | Heatmap) -> Json:
+    """A record's fields as plain values of valid UTF-8, ``schema`` first, the heatmap left out.
 
     The same map is the wire's header, a line of ``inspect --json`` and a line of ``watch --json``.
     """
@@ -40,36 +84,47 @@ def header_of(record: Verdict | StationStatus) -> Json:
 
 def _plain(value: Any) -> Any:
     if isinstance(value, str):
-        return str(value)  # StrEnum → str
+        return valid_text(str(value))  # StrEnum → str
     return list(value) if isinstance(value, tuple) else value
 
 
 def encode_verdict(verdict: Verdict) -> list[bytes]:
     """``[verdict/<station>, header]``."""
-    return [f"verdict/{verdict.station}".encode(), msgpack.packb(header_of(verdict))]
+    return [_topic("verdict", verdict.station), msgpack.packb(header_of(verdict))]
 
 
 def encode_status(status: StationStatus) -> list[bytes]:
     """``[status/<station>, header]``."""
-    return [f"status/{status.station}".encode(), msgpack.packb(header_of(status))]
+    return [_topic("status", status.station), msgpack.packb(header_of(status))]
 
 
 def encode_heatmap(verdict: Verdict, picture: bytes, encoding: str, hw: tuple[int, int]) -> list[bytes]:
-    """``[heatmap/<station>, header, picture]``: an encoded overlay of ``hw`` pixels, with its verdict's key facts."""
-    header = {
-        "schema": verdict.schema,
-        "station": verdict.station,
-        "frame_id": verdict.frame_id,
-        "part_id": verdict.part_id,
-        "captured_at_ns": verdict.captured_at_ns,
-        "decision": str(verdict.decision),
-        "score": verdict.score,
-        "threshold": verdict.threshold,
-        "encoding": encoding,
-        "height": hw[0],
-        "width": hw[1],
-    }
-    return [f"heatmap/{verdict.station}".encode(), msgpack.packb(header), picture]
+    """``[heatmap/<station>, header, picture]``.
+
+    Args:
+        verdict: the frame's.
+        picture: the frame with its heat drawn over it, an encoded file.
+        encoding: of ``picture``.
+        hw: its height and width in pixels.
+    """
+    heatmap = Heatmap(
+        station=verdict.station,
+        frame_id=verdict.frame_id,
+        part_id=verdict.part_id,
+        captured_at_ns=verdict.captured_at_ns,
+        decision=verdict.decision,
+        score=verdict.score,
+        threshold=verdict.threshold,
+        encoding=encoding,
+        height=hw[0],
+        width=hw[1],
+        schema=verdict.schema,
+    )
+    return [_topic("heatmap", verdict.station), msgpack.packb(header_of(heatmap)), picture]
+
+
+def _topic(kind: str, station: str) -> bytes:
+    return f"{kind}/{valid_text(station)}".encode()
 
 
 def decode_message(parts: Sequence[bytes]) -> tuple[str, Json, bytes | None]:
@@ -93,51 +148,56 @@ def decode_message(parts: Sequence[bytes]) -> tuple[str, Json, bytes | None]:
     return topic, header, parts[2] if len(parts) == 3 else None
 
 
-_NUMBER = (int, float)
-_SHOWN_FIELDS: dict[str, tuple[type, ...]] = {
-    "station": (str,),
-    "frame_id": (int,),
-    "captured_at_ns": (int,),
-    "decision": (str,),
-    "threshold": _NUMBER,
-    "latency_ms": _NUMBER,
-    "state": (str,),
-    "at_ns": (int,),
-}
-_SHOWN_IF_ANY: dict[str, tuple[type, ...]] = {
-    "part_id": (str,),
-    "reason": (str,),
-    "message": (str,),
-    "score": _NUMBER,
-    "p_value": _NUMBER,
-    "last_frame_age_s": _NUMBER,
-}
-_REQUIRED = {
-    "decision": ("station", "frame_id", "captured_at_ns", "threshold", "latency_ms"),
-    "state": ("station", "at_ns"),
-}
-
-
 def check_header(header: Json) -> None:
-    """Check what a verdict or a heartbeat must have before it is shown.
+    """Check a published verdict's or status's header: the fields of its record, and plain JSON values in new ones.
 
     Raises:
-        FrameError: a field is missing, or of the wrong kind.
+        FrameError: a field is missing or of the wrong type, or it is neither a verdict nor a status.
     """
-    for kind, names in _REQUIRED.items():
-        missing = [name for name in names if kind in header and name not in header]
-        if missing:
-            raise FrameError(f"a message with {kind} came without {missing[0]}")
-    for name, value in header.items():
-        kinds = _SHOWN_FIELDS.get(name) or (*_SHOWN_IF_ANY.get(name, ()), type(None))
-        known = name in _SHOWN_FIELDS or name in _SHOWN_IF_ANY
-        if (known and not isinstance(value, kinds)) or isinstance(value, bytes):
-            raise FrameError(f"a message came whose {name} is {_shown(value)}")
+    _validated(_kind_of(header), header)
+
+
+def verdict_of(header: Json) -> Verdict:
+    """The verdict that a header of ``verdict/<station>`` holds; its heatmap is None, fields unknown here are dropped.
+
+    Raises:
+        FrameError: a field is missing or of the wrong type.
+    """
+    return Verdict(heatmap=None, **_validated("Verdict", header).record_fields())
+
+
+def status_of(header: Json) -> StationStatus:
+    """The heartbeat that a header of ``status/<station>`` holds; fields unknown here are dropped.
+
+    Raises:
+        FrameError: a field is missing or of the wrong type.
+    """
+    return StationStatus(**_validated("StationStatus", header).record_fields())
+
+
+def _kind_of(header: Json) -> str:
+    if "decision" in header:
+        return "Verdict"
+    if "state" in header:
+        return "StationStatus"
+    raise FrameError("the header is neither a verdict's nor a status's: it has no decision and no state")
+
+
+@cache
+def _headers() -> ModuleType:
+    from edge_uad.net import headers  # noqa: PLC0415  (pydantic takes 0.1 s, and --help imports this module)
+
+    return headers
+
+
+def _validated(kind: str, header: Json) -> "Header":
+    validated: Header = _headers().validated(kind, header)
+    return validated
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FrameMessage:
-    """A frame as it comes in, checked but not decoded."""
+    """An incoming frame, checked but not decoded."""
 
     station: str
     frame_id: int
@@ -150,10 +210,10 @@ class FrameMessage:
 
 
 def encode_frame(message: FrameMessage) -> list[bytes]:
-    """``[station, header, image]``."""
+    """``[station, header, image]``; a ``part_id`` that is not UTF-8 goes through ``valid_text``."""
     header = {
         "frame_id": message.frame_id,
-        "part_id": message.part_id,
+        "part_id": None if message.part_id is None else valid_text(message.part_id),
         "captured_at_ns": message.captured_at_ns,
         "encoding": message.encoding,
         "height": message.height,
@@ -163,10 +223,10 @@ def encode_frame(message: FrameMessage) -> list[bytes]:
 
 
 def decode_frame(parts: Sequence[bytes]) -> FrameMessage:
-    """Check an incoming message field by field.
+    """Check an incoming message; keys of its header that are not known are ignored.
 
     Raises:
-        FrameError: what is missing, of the wrong kind, too large or at odds with the rest.
+        FrameError: a field is missing, of the wrong type, too large or at odds with the rest.
     """
     if len(parts) != 3:
         raise FrameError(f"a message of {len(parts)} parts came where [station, header, image] was expected")
@@ -179,24 +239,15 @@ def decode_frame(parts: Sequence[bytes]) -> FrameMessage:
         raise FrameError(f"the station's name has {len(station)} characters, 1 to {MAX_STATION_CHARS} are allowed")
     if len(payload) > MAX_IMAGE_BYTES:
         raise FrameError(f"the image has {len(payload)} bytes, {MAX_IMAGE_BYTES} are allowed")
-    header = _unpack_map(header_bytes)
-    message = FrameMessage(
-        station=station,
-        frame_id=_whole(header, "frame_id", 0, 2**63 - 1),
-        part_id=_part_id(header),
-        captured_at_ns=_whole(header, "captured_at_ns", 0, 2**63 - 1),
-        encoding=_encoding(header),
-        height=_whole(header, "height", 1, 2**16),
-        width=_whole(header, "width", 1, 2**16),
-        payload=payload,
-    )
+    header = _validated("Frame", _unpack_map(header_bytes))
+    message = FrameMessage(station=station, payload=payload, **header.record_fields())
     _check_raw_size(message)
     return message
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClaimedIdentity:
-    """What a message that was refused still says of itself; None where that is unreadable, too."""
+    """Fields of a refused message that are valid by themselves; None for the others."""
 
     frame_id: int | None = None
     part_id: str | None = None
@@ -204,25 +255,17 @@ class ClaimedIdentity:
 
 
 def claimed_identity(parts: Sequence[bytes]) -> ClaimedIdentity:
-    """Which frame a refused message meant to be, so that its verdict can name the part."""
+    """Which frame a refused message was meant to be, so that its *invalid* verdict can name the part."""
     if len(parts) < 2:
         return ClaimedIdentity()
     try:
         header = _unpack_map(parts[1])
     except FrameError:
         return ClaimedIdentity()
+    faulty = _headers().faulty_fields("Frame", header)
     return ClaimedIdentity(
-        frame_id=_if_valid(lambda: _whole(header, "frame_id", 0, 2**63 - 1)),
-        part_id=_if_valid(lambda: _part_id(header)),
-        captured_at_ns=_if_valid(lambda: _whole(header, "captured_at_ns", 0, 2**63 - 1)),
+        **{field.name: None if field.name in faulty else header.get(field.name) for field in fields(ClaimedIdentity)}
     )
-
-
-def _if_valid(read: Callable[[], _Field]) -> _Field | None:
-    try:
-        return read()
-    except FrameError:
-        return None
 
 
 def _unpack_map(packed: bytes) -> Json:
@@ -234,30 +277,23 @@ def _unpack_map(packed: bytes) -> Json:
         raise FrameError("the header is not msgpack") from error
     if not isinstance(header, dict):
         raise FrameError(f"the header is a {type(header).__name__}, a map was expected")
+    _check_depth(header)
     return header
 
 
-def _whole(header: Json, key: str, low: int, high: int) -> int:
-    value = header.get(key)
-    if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
-        raise FrameError(f"the header's {key} is {_shown(value)}, a whole number from {low} to {high} was expected")
-    return value
-
-
-def _part_id(header: Json) -> str | None:
-    value = header.get("part_id")
-    if value is not None and not (isinstance(value, str) and len(value) <= MAX_PART_ID_CHARS):
-        raise FrameError(
-            f"the header's part_id is {_shown(value)}, a text of at most {MAX_PART_ID_CHARS} characters was expected"
-        )
-    return value
-
-
-def _encoding(header: Json) -> str:
-    value = header.get("encoding")
-    if value not in ENCODINGS:
-        raise FrameError(f"the header's encoding is {_shown(value)}, one of {', '.join(ENCODINGS)} was expected")
-    return str(value)
+def _check_depth(header: Json) -> None:
+    """What is nested deeper than Python recurses could not even be shown in an error."""
+    level: list[Any] = [header]
+    for _ in range(MAX_HEADER_DEPTH):
+        level = [
+            inner
+            for one in level
+            for inner in (one.values() if isinstance(one, dict) else one)
+            if isinstance(inner, (dict, list))
+        ]
+        if not level:
+            return
+    raise FrameError(f"the header is nested more than {MAX_HEADER_DEPTH} deep")
 
 
 def _check_raw_size(message: FrameMessage) -> None:
@@ -270,8 +306,3 @@ def _check_raw_size(message: FrameMessage) -> None:
             f"the image has {len(message.payload)} bytes, "
             f"{message.encoding} of {message.width}×{message.height} has {expected}"
         )
-
-
-def _shown(value: object, limit: int = 40) -> str:
-    text = repr(value)
-    return text if len(text) <= limit else text[:limit] + "…"

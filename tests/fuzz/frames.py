@@ -12,7 +12,7 @@ import msgpack
 
 with atheris.instrument_imports(include=["edge_uad", "PIL"]):
     from edge_uad.errors import FrameError
-    from edge_uad.net.wire import ENCODINGS, claimed_identity, decode_frame, decode_message
+    from edge_uad.net.wire import ENCODINGS, check_header, claimed_identity, decode_frame, decode_message
     from edge_uad.sources.zmq import _picture
 
 MAX_PIXELS, LEAST_SIDE_PX = 1_000_000, 16
@@ -40,11 +40,16 @@ def picture_of(least_side_px: int | None, parts: list[bytes]) -> None:
     _picture(decode_frame(parts), MAX_PIXELS, least_side_px)
 
 
+def header_of(parts: list[bytes]) -> None:
+    """A published message, as ``edge-uad watch`` and the Subscriber read it."""
+    check_header(decode_message(parts)[1])
+
+
 def one_input(content: bytes) -> None:
     """What the fuzzer calls; any exception but FrameError is a find."""
     parts = parts_of(atheris.FuzzedDataProvider(content))
     claimed_identity(parts)
-    for decode in (decode_message, partial(picture_of, None), partial(picture_of, LEAST_SIDE_PX)):
+    for decode in (header_of, partial(picture_of, None), partial(picture_of, LEAST_SIDE_PX)):
         try:
             decode(parts)
         except FrameError as error:

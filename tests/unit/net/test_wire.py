@@ -1,6 +1,8 @@
 """What travels between processes survives the way, and what is no message of ours is refused with a reason."""
 
 import dataclasses
+import os
+import re
 
 import msgpack
 import numpy as np
@@ -12,6 +14,7 @@ from edge_uad.errors import FrameError
 from edge_uad.net.wire import (
     ENCODINGS,
     RAW_CHANNELS,
+    ClaimedIdentity,
     FrameMessage,
     check_header,
     claimed_identity,
@@ -22,6 +25,9 @@ from edge_uad.net.wire import (
     encode_status,
     encode_verdict,
     header_of,
+    status_of,
+    valid_text,
+    verdict_of,
 )
 from edge_uad.records import Decision, StationState, StationStatus, Verdict
 
@@ -146,8 +152,8 @@ GOOD = FrameMessage(
         ({"frame_id": True}, "frame_id is True"),
         ({"captured_at_ns": None}, "captured_at_ns is None"),
         ({"part_id": 5}, "part_id is 5"),
-        ({"part_id": "x" * 513}, "part_id"),
-        ({"encoding": "gif"}, "'gif', one of jpeg, png"),
+        ({"part_id": "x" * 1025}, "part_id"),
+        ({"encoding": "gif"}, "encoding is 'gif': input should be 'jpeg', 'png'"),
         ({"encoding": None}, "encoding is None"),
         ({"encoding": []}, r"encoding is \[\]"),
         ({"height": 0}, "height is 0"),
@@ -178,7 +184,7 @@ def test_a_wrong_field_is_named(change: dict[str, object], told: str) -> None:
         ([b"line", b"\x81\x01\x02", b""], "not msgpack"),
         ([b"line", b"\x00" * 70_000, b""], "70000 bytes"),
         ([b"line", b"\xdf\xff\xff\xff\xff", b""], "not msgpack"),
-        ([b"line", b"\x80", b""], "frame_id is None"),
+        ([b"line", b"\x80", b""], "the header has no frame_id"),
     ],
 )
 def test_what_is_no_frame_message_is_refused(message: list[bytes], told: str) -> None:
@@ -208,17 +214,100 @@ def test_another_schema_is_refused_with_the_remedy() -> None:
         decode_message([b"verdict/line", msgpack.packb({"schema": 99})])
 
 
+STATUS = StationStatus(
+    station="a",
+    at_ns=1,
+    state=StationState.RUNNING,
+    message=None,
+    frames_seen=9,
+    judged=7,
+    dropped=2,
+    invalid=1,
+    last_frame_age_s=0.5,
+    bank_id="b",
+    model_id="m",
+)
+NESTED = b"\x91" * 1000 + b"\x90"
+"""A list in a list in a list …: deeper than Python shows or recurses."""
+
+
 @pytest.mark.parametrize(
-    "header",
+    ("change", "told"),
     [
-        {"decision": "normal", "station": "a", "captured_at_ns": 1, "threshold": 0.5, "latency_ms": 1.0},
-        {"decision": "normal", "station": "a", "frame_id": 1, "captured_at_ns": 1, "threshold": 0.5, "latency_ms": "1"},
-        {"state": "running", "station": "a"},
-        {"state": "running", "station": "a", "at_ns": 1, "last_frame_age_s": "old"},
-        {"state": "running", "station": "a", "at_ns": 1, "message": b"bytes"},
-        {"state": "running", "station": "a", "at_ns": 1, "unheard_of": b"bytes"},
+        ({"at_ns": None}, "the header's at_ns is None"),
+        ({"last_frame_age_s": "old"}, "the header's last_frame_age_s is 'old'"),
+        ({"last_frame_age_s": float("nan")}, "the header's last_frame_age_s is nan"),
+        ({"message": b"bytes"}, "the header's message is b'bytes'"),
+        ({"state": "asleep"}, "the header's state is 'asleep'"),
+        ({"judged": True}, "the header's judged is True"),
+        ({"unheard_of": b"bytes"}, "the header's unheard_of"),
+        ({"unheard_of": [{"x": b"bytes"}]}, "the header's unheard_of"),
+        ({b"bytes": 1}, "the header's"),
+        ({"a\nb": b"bytes"}, r"the header's 'a\\nb'"),
     ],
 )
-def test_a_header_that_cannot_be_shown_is_refused(header: dict[str, object]) -> None:
-    with pytest.raises(FrameError, match="a message"):
+def test_a_header_that_cannot_be_shown_is_refused_in_one_line(change: dict[str, object], told: str) -> None:
+    with pytest.raises(FrameError, match=told) as error:
+        check_header(header_of(STATUS) | change)  # type: ignore[arg-type]  # a key that is no text, among others
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("missing", ["at_ns", "station", "judged"])
+def test_a_header_without_a_field_is_refused(missing: str) -> None:
+    header = {key: value for key, value in header_of(STATUS).items() if key != missing}
+    with pytest.raises(FrameError, match=f"the header has no {missing}"):
         check_header(header)
+
+
+def test_a_header_that_is_neither_a_verdict_nor_a_status_is_refused() -> None:
+    with pytest.raises(FrameError, match="no decision and no state"):
+        check_header({"schema": 1, "station": "a"})
+
+
+def test_fields_of_a_later_version_are_let_through_and_those_it_added_to_the_record_may_be_missing() -> None:
+    header = header_of(STATUS) | {"new": [{"x": 1}]}
+    for name in ("reconnects", "ready", "refused_bank"):
+        del header[name]
+    check_header(header)
+    assert status_of(header) == STATUS
+
+
+@given(verdicts())
+def test_a_verdict_is_read_back_whole(verdict: Verdict) -> None:
+    assert verdict_of(decode_message(encode_verdict(verdict))[1]) == dataclasses.replace(verdict, heatmap=None)
+
+
+@pytest.mark.parametrize("name", ["frame_id", "encoding", "state", "unheard_of"])
+def test_a_header_nested_without_end_is_refused_and_nothing_worse(name: str) -> None:
+    """Shown in an error it would exhaust Python's stack."""
+    header = b"\x82\xa6schema\x01" + msgpack.packb(name) + NESTED
+    with pytest.raises(FrameError, match="nested more than 8 deep"):
+        decode_message([b"status/line", header])
+    with pytest.raises(FrameError, match="nested more than 8 deep"):
+        decode_frame([b"line", header, b""])
+    assert claimed_identity([b"line", header, b""]) == ClaimedIdentity()
+
+
+@given(st.binary(max_size=40).filter(lambda name: b"\\" not in name))
+def test_every_file_name_becomes_valid_text_and_can_be_read_back(name: bytes) -> None:
+    text = valid_text(os.fsdecode(name))
+    assert re.sub(rb"\\x([0-9a-f]{2})", lambda found: bytes.fromhex(found[1].decode()), text.encode()) == name
+
+
+@given(st.text(st.characters(exclude_categories=()), max_size=40))
+def test_any_text_becomes_valid_and_valid_text_stays(text: str) -> None:
+    valid_text(text).encode()
+    assert valid_text(valid_text(text)) == valid_text(text)
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return
+    assert valid_text(text) == text
+
+
+@pytest.mark.parametrize(("text", "sent"), [("bad\udcff.png", "bad\\xff.png"), ("bad\ud800.png", "bad\\ud800.png")])
+def test_names_that_are_not_utf8_leave_as_valid_text(text: str, sent: str) -> None:
+    status = dataclasses.replace(STATUS, station=text, message=text)
+    topic, header, _ = decode_message(encode_status(status))
+    assert (topic, header["message"]) == (f"status/{sent}", sent)
+    assert decode_frame(encode_frame(dataclasses.replace(GOOD, part_id=text))).part_id == sent
