@@ -51,6 +51,15 @@ class DecodingSource(FrameSource, Protocol):
         """Decode JPEG pictures at the smallest size whose sides both have so many pixels. Before ``open``."""
 
 
+@runtime_checkable
+class RemoteClockSource(FrameSource, Protocol):
+    """A source whose frames carry capture times of another machine's clock."""
+
+    @property
+    def sender_clock_offset_s(self) -> float | None:
+        """That clock less this machine's; None where it is not known yet. Any thread may read it."""
+
+
 class Backbone(Protocol):
     """A frozen ViT."""
 

@@ -301,7 +301,7 @@ class Verdict:
     heatmap: Float32 | None
     """(h, w) at the model's input size: squared distances, upsampled and blurred."""
     latency_ms: float
-    """From capture to verdict."""
+    """From capture to verdict; for a frame over ZeroMQ from its arrival, unless its sender's clock is trusted."""
     dropped_before: int
     model_id: str
     bank_id: str
@@ -352,4 +352,6 @@ class StationStatus:
     """The first inference is done: frames are judged."""
     refused_bank: str | None = None
     """Why the newest bank file is not judged by; the one named by ``bank_id`` goes on."""
+    sender_clock_offset_s: float | None = None
+    """The clock of the station's ZeroMQ sender less this machine's, measured over the last minute; None elsewhere."""
     schema: int = WIRE_SCHEMA

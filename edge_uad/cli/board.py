@@ -15,6 +15,9 @@ STATE_STYLES = {"running": "green", "ended": "cyan", "reconnecting": "bold yello
 SILENT_AFTER_S = 3.0
 """A daemon speaks every second; one that has not for so long is not well."""
 
+CLOCK_OFFSET_SHOWN_S = 0.5
+"""A sender's clock that differs by less is not remarked on: frames take time to arrive, too."""
+
 
 class Board:
     """The stations and the last verdicts.
@@ -102,10 +105,20 @@ def plain_line(message: Json) -> str:
 
 
 def _remarks(status: Json) -> str:
-    """What the operator should know: of the source, and of a bank that is not judged by."""
+    """What the operator should know: of the source, a bank that is not judged by, a sender's clock that is wrong."""
     refused = status.get("refused_bank")
-    told = (status.get("message"), f"a new bank is refused: {refused}" if refused else None)
+    told = (
+        status.get("message"),
+        f"a new bank is refused: {refused}" if refused else None,
+        _clock_remark(status.get("sender_clock_offset_s")),
+    )
     return "; ".join(str(one) for one in told if one)
+
+
+def _clock_remark(offset_s: float | None) -> str | None:
+    if offset_s is None or abs(offset_s) < CLOCK_OFFSET_SHOWN_S:
+        return None
+    return f"the sender's clock is {abs(offset_s):.1f} s {'ahead' if offset_s > 0 else 'behind'}"
 
 
 def _facts(verdict: Json) -> tuple[str, str, str, str, str]:

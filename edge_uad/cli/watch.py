@@ -69,7 +69,8 @@ class _PlainLines:
     def __call__(self, message: Json | None) -> None:
         if message is None:
             return
-        standing = (message.get("state"), message.get("message"), message.get("refused_bank"))
+        clock_s = round(message.get("sender_clock_offset_s") or 0.0)
+        standing = (message.get("state"), message.get("message"), message.get("refused_bank"), clock_s)
         station = str(message.get("station"))
         if "decision" not in message and self._told.get(station) == standing:
             return

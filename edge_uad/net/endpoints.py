@@ -1,9 +1,8 @@
-"""Addresses: which ZeroMQ endpoints are allowed, binding with errors that say what to do, and URLs safe to show."""
+"""ZeroMQ endpoints: which are allowed, binding and connecting with errors that name the remedy, URLs safe to show."""
 
 import errno
 import ipaddress
 import socket as os_socket
-from pathlib import Path
 from urllib.parse import urlsplit
 
 import zmq
@@ -13,18 +12,18 @@ from edge_uad.errors import EndpointError
 DEFAULT_VERDICT_ENDPOINT = "tcp://127.0.0.1:5570"
 DEFAULT_FRAME_ENDPOINT = "tcp://127.0.0.1:5560"
 MAX_IPC_PATH_BYTES = 107
-"""What a Unix socket's address holds."""
+"""Limit of a Unix socket's address."""
 
 AnySocket = zmq.Socket[bytes]
 
 
 def check_endpoint(endpoint: str, *, insecure: bool, keyed: bool = False) -> None:
-    """Allow an address to bind to: this machine alone, or the network with keys or where ``insecure`` says so.
+    """Check an endpoint to bind: loopback and ``ipc``, or the network with keys or with ``insecure``.
 
     Args:
-        endpoint: ``tcp://HOST:PORT`` (PORT may be ``*``: any free one) or ``ipc:///path``.
-        insecure: the user stated that anyone in reach may read and write.
-        keyed: only known CURVE keys are let in.
+        endpoint: ``tcp://HOST:PORT`` (PORT may be ``*``: any free one; an IPv6 HOST in brackets) or ``ipc:///path``.
+        insecure: the user stated that anyone who reaches it may read and write.
+        keyed: only known CURVE keys are accepted.
 
     Raises:
         EndpointError: malformed, or open to the network without keys and without ``insecure``.
@@ -42,11 +41,13 @@ def check_endpoint(endpoint: str, *, insecure: bool, keyed: bool = False) -> Non
 
 
 def split_endpoint(endpoint: str) -> tuple[str, str]:
-    """``tcp`` or ``ipc``, and the address.
+    """The scheme, ``tcp`` or ``ipc``, and the address.
 
     Raises:
         EndpointError: malformed.
     """
+    if any(character < " " or "\ud800" <= character <= "\udfff" for character in endpoint):
+        raise EndpointError(f"{endpoint!r} is no endpoint: it holds a control character or a byte that is not UTF-8")
     scheme, separator, address = endpoint.partition("://")
     if not separator or scheme not in {"tcp", "ipc"}:
         raise EndpointError(f"{endpoint!r} is no endpoint; write tcp://127.0.0.1:5570 or ipc:///run/edge-uad/verdicts")
@@ -66,10 +67,10 @@ def bind(socket: AnySocket, endpoint: str, *, remedy: str) -> str:
     Args:
         socket: not bound yet.
         endpoint: one that ``check_endpoint`` allows.
-        remedy: what to do where the address is taken.
+        remedy: what to do where the address is in use.
 
     Returns:
-        The address bound to, with the port chosen where ``*`` was asked for.
+        The endpoint bound, with the chosen port in place of ``*``.
 
     Raises:
         EndpointError: in use, not of this machine, or not permitted.
@@ -77,6 +78,7 @@ def bind(socket: AnySocket, endpoint: str, *, remedy: str) -> str:
     scheme, address = split_endpoint(endpoint)
     if scheme == "ipc" and _is_served(address):  # ZeroMQ would unlink the path and take it over
         raise EndpointError(f"{endpoint} is in use by another program; {remedy}")
+    _allow_ipv6(socket, scheme, address)
     try:
         socket.bind(endpoint)
     except zmq.ZMQError as error:
@@ -91,7 +93,7 @@ def connect(socket: AnySocket, endpoint: str) -> None:
     Raises:
         EndpointError: malformed, or an address that can only be bound to.
     """
-    split_endpoint(endpoint)
+    _allow_ipv6(socket, *split_endpoint(endpoint))
     try:
         socket.connect(endpoint)
     except zmq.ZMQError as error:
@@ -101,7 +103,7 @@ def connect(socket: AnySocket, endpoint: str) -> None:
 
 
 def shown_url(url: str) -> str:
-    """The address without user and password."""
+    """The URL without user and password."""
     parts = urlsplit(url)
     return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
 
@@ -117,7 +119,7 @@ def _bind_fault(endpoint: str, error: zmq.ZMQError, remedy: str) -> str:
 
 
 def is_loopback(host: str) -> bool:
-    """Whether this host name or address is this machine's alone."""
+    """Whether a host name or address, an IPv6 one with or without brackets, can be reached from this machine alone."""
     if host == "localhost":
         return True
     try:
@@ -126,13 +128,20 @@ def is_loopback(host: str) -> bool:
         return False
 
 
+def _allow_ipv6(socket: AnySocket, scheme: str, address: str) -> None:
+    """ZeroMQ takes an IPv6 address only with this option; with it a host name, too, may mean an IPv6 address."""
+    if scheme == "tcp" and ":" in address.rpartition(":")[0]:
+        socket.setsockopt(zmq.IPV6, 1)
+
+
 def _is_served(path: str) -> bool:
-    if path.startswith("@") or not Path(path).exists():
+    """Whether a program accepts connections at a Unix socket's path; False for one left behind by a crash."""
+    if path.startswith("@"):
         return False
     with os_socket.socket(os_socket.AF_UNIX, os_socket.SOCK_STREAM) as probe:
         probe.settimeout(1.0)
         try:
             probe.connect(path)
         except OSError:
-            return False  # left behind by a program that is gone
+            return False
     return True

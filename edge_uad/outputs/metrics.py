@@ -1,4 +1,8 @@
-"""Metrics for Prometheus, health and readiness, over HTTP. Nothing here is in inspection's way."""
+"""Metrics for Prometheus, health and readiness, over HTTP. No request delays inspection.
+
+The server is the standard library's ``http.server``: prometheus_client's own serves ``/metrics`` alone, bounds neither
+connections nor their time, and looks its host name up in DNS.
+"""
 
 import contextlib
 import socket
@@ -6,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from socketserver import TCPServer
 from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
@@ -15,11 +20,12 @@ from prometheus_client.registry import Collector
 
 from edge_uad.errors import EndpointError
 from edge_uad.net.endpoints import is_loopback, split_endpoint
+from edge_uad.net.wire import valid_text
 from edge_uad.outputs.archive import Archive
 from edge_uad.records import AnyFrame, StationState, StationStatus, Verdict
 
 SILENT_AFTER_S = 5.0
-"""A daemon speaks every second; one that has not for so long is not well."""
+"""A daemon sends a heartbeat every second; without one for this long it is not healthy."""
 MAX_CONNECTIONS = 8
 REQUEST_TIMEOUT_S = 5.0
 _POLL_S = 0.1
@@ -28,7 +34,7 @@ _STAGE_BUCKETS_S = (0.0005, 0.001, 0.002, 0.005, *_LATENCY_BUCKETS_S[1:-1])
 
 
 class Metrics(Collector):
-    """What there is to know about a daemon in numbers; docs/operations.md has the table."""
+    """A daemon's counters, gauges and histograms; docs/operations.md lists them."""
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
@@ -56,23 +62,28 @@ class Metrics(Collector):
         self.registry.register(self)
 
     def watch_queue(self, station: str, waiting: Callable[[], int]) -> None:
-        """Where to read how many frames wait."""
+        """Report how many frames a station's queue holds.
+
+        Args:
+            station: its name.
+            waiting: called at every scrape.
+        """
         self._queues[station] = waiting
 
     def watch_overruns(self, overruns: Callable[[], Mapping[str, int]]) -> None:
-        """Where to read how often a subscriber's queue was full, by topic."""
+        """Report how often a subscriber's queue was full; ``overruns`` returns the counts by topic."""
         self._overruns = overruns
 
     def watch_skipped(self, skipped: Callable[[], Mapping[str, int]]) -> None:
-        """Where to read how many heatmaps were not drawn, by station."""
+        """Report how many heatmaps were not drawn; ``skipped`` returns the counts by station."""
         self._skipped = skipped
 
     def watch_archive(self, archive: Archive) -> None:
-        """Where to read what was not written down."""
+        """Report what the archive could not write."""
         self._archive = archive
 
     def observe_stage(self, stage: str, seconds: float) -> None:
-        """Count one stage of one frame, or of one batch; the warm-up's are none of the line's."""
+        """Count one stage of one frame, or of one batch; those of the warm-up are not counted."""
         if self._inferred:
             self._stages.labels(stage).observe(seconds)
 
@@ -81,15 +92,15 @@ class Metrics(Collector):
         self._frames.labels(verdict.station, str(verdict.decision)).inc()
         self._latency.labels(verdict.station).observe(verdict.latency_ms / 1000)
 
-    def note(self, status: StationStatus) -> None:
-        """Remember a heartbeat."""
+    def record_status(self, status: StationStatus) -> None:
+        """Keep the station's newest heartbeat."""
         self._inferred = self._inferred or status.ready
         self._statuses[status.station] = (status, time.monotonic())
 
     def health(self) -> tuple[bool, str]:
-        """Whether the daemon's loop goes round, and what it says of itself."""
+        """Whether the daemon's loop runs, and a line per station with its state, or the reason."""
         statuses = list(self._statuses.values())
-        age_s = min((time.monotonic() - heard_s for _, heard_s in statuses), default=None)
+        age_s = min((time.monotonic() - received_s for _, received_s in statuses), default=None)
         if age_s is None or age_s > SILENT_AFTER_S:
             return False, "no heartbeat yet" if age_s is None else f"no heartbeat for {age_s:.0f} s"
         return True, "\n".join(
@@ -99,34 +110,41 @@ class Metrics(Collector):
 
     def ready(self) -> tuple[bool, str]:
         """Whether frames are judged: healthy, the first inference done, not stopping."""
-        healthy, told = self.health()
+        healthy, text = self.health()
         if not healthy:
-            return False, told
+            return False, text
         if not self._inferred:
             return False, "the first inference is not done yet"
         if any(status.state is StationState.STOPPING for status, _ in list(self._statuses.values())):
             return False, "stopping"
-        return True, told
+        return True, text
 
     def collect(self) -> Iterator[Metric]:
-        """What is read only when it is asked for."""
+        """The metrics that are read at a scrape."""
         statuses = list(self._statuses.values())
         yield self._drops(statuses)
-        yield _counter("reconnects", "Times that a source was lost or not there.", statuses, lambda one: one.reconnects)
-        queue = GaugeMetricFamily("edge_uad_queue_frames", "Frames that wait.", labels=["station"])
+        yield _counter(
+            "reconnects", "Times that a source was lost or could not be opened.", statuses, lambda one: one.reconnects
+        )
+        queue = GaugeMetricFamily("edge_uad_queue_frames", "Frames in the station's queue.", labels=["station"])
         for station, waiting in self._queues.items():
             queue.add_metric([station], waiting())
         yield queue
         age = GaugeMetricFamily("edge_uad_last_frame_age_seconds", "Since the last frame.", labels=["station"])
+        offset = GaugeMetricFamily(
+            "edge_uad_sender_clock_offset_seconds", "A ZeroMQ sender's clock less this machine's.", labels=["station"]
+        )
         running = GaugeMetricFamily("edge_uad_station_state", "1 for the state it is in.", labels=["station", "state"])
         info = InfoMetricFamily("edge_uad_artefacts", "The bank and the model in use.", labels=["station"])
-        for status, heard_s in statuses:
+        for status, received_s in statuses:
             if status.last_frame_age_s is not None:
-                age.add_metric([status.station], status.last_frame_age_s + time.monotonic() - heard_s)
+                age.add_metric([status.station], status.last_frame_age_s + time.monotonic() - received_s)
+            if status.sender_clock_offset_s is not None:
+                offset.add_metric([status.station], status.sender_clock_offset_s)
             for state in StationState:
                 running.add_metric([status.station, str(state)], float(status.state is state))
             info.add_metric([status.station], {"bank_id": status.bank_id, "model_id": status.model_id})
-        yield from (age, running, info)
+        yield from (age, offset, running, info)
         yield from self._archived()
 
     def _drops(self, statuses: list[tuple[StationStatus, float]]) -> Metric:
@@ -143,12 +161,12 @@ class Metrics(Collector):
     def _archived(self) -> Iterator[Metric]:
         if self._archive is None:
             return
-        lost = CounterMetricFamily("edge_uad_archive_lost", "What should have been written down.", labels=["what"])
+        lost = CounterMetricFamily("edge_uad_archive_lost", "What could not be written.", labels=["what"])
         lost.add_metric(["audit line"], self._archive.audit_lost)
         lost.add_metric(["evidence"], self._archive.evidence_lost)
         lost.add_metric(["disk too slow"], self._archive.dropped)
         yield lost
-        waiting = GaugeMetricFamily("edge_uad_archive_queue_verdicts", "Verdicts that wait for the disk.")
+        waiting = GaugeMetricFamily("edge_uad_archive_queue_verdicts", "Verdicts to be written.")
         waiting.add_metric([], self._archive.waiting)
         yield waiting
         fault = GaugeMetricFamily("edge_uad_archive_fault", "1 while something cannot be written.")
@@ -166,10 +184,10 @@ def _counter(
 
 
 class MetricsServer:
-    """Answers GET ``/metrics``, ``/healthz`` and ``/readyz`` from threads of its own. Implements VerdictSink.
+    """Answers GET ``/metrics``, ``/healthz`` and ``/readyz`` in its own threads. Implements VerdictSink.
 
     Args:
-        metrics: what is told.
+        metrics: what is published.
         endpoint: ``HOST:PORT``; PORT may be ``*``: any free one.
         insecure: allow an address beyond this machine.
 
@@ -189,10 +207,9 @@ class MetricsServer:
         host = host.removeprefix("[").removesuffix("]")
         try:
             self._server = _Server(metrics, host, 0 if port == "*" else int(port))
-        except OSError as error:
-            raise EndpointError(
-                f"metrics.endpoint {endpoint} cannot be bound: {error.strerror or error}; choose another"
-            ) from error
+        except (OSError, UnicodeError) as error:  # a host name that IDNA cannot encode is a UnicodeError
+            reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+            raise EndpointError(f"metrics.endpoint {endpoint} cannot be bound: {reason}; choose another") from error
         self.port = self._server.server_address[1]
         self._thread = threading.Thread(target=self._server.serve_forever, args=(_POLL_S,), name="metrics", daemon=True)
         self._thread.start()
@@ -202,25 +219,30 @@ class MetricsServer:
         self._metrics.count(verdict)
 
     def publish_status(self, status: StationStatus) -> None:
-        """Remember a heartbeat."""
-        self._metrics.note(status)
+        """Keep the station's newest heartbeat."""
+        self._metrics.record_status(status)
 
     def close(self) -> None:
-        """Answer no more."""
+        """Stop answering and unbind."""
         self._server.shutdown()
-        self._thread.join()  # bounded: it looks every _POLL_S, and answers are given by other threads
+        self._thread.join()  # bounded: it polls every _POLL_S, and requests are answered by other threads
         self._server.server_close()
 
 
 class _Server(ThreadingHTTPServer):
     daemon_threads = True
-    block_on_close = False  # a client that dawdles must not hold up the end
+    block_on_close = False  # a slow client must not delay the stop
 
     def __init__(self, metrics: Metrics, host: str, port: int) -> None:
         self.address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
         self.metrics = metrics
         self._free = threading.BoundedSemaphore(MAX_CONNECTIONS)
         super().__init__((host, port), _Handler)
+
+    def server_bind(self) -> None:
+        """Bind without HTTPServer's look-up of the host's name, which asks a DNS server."""
+        TCPServer.server_bind(self)
+        self.server_name, self.server_port = str(self.server_address[0]), self.server_address[1]
 
     def process_request(self, request: Any, client_address: Any) -> None:
         if not self._free.acquire(blocking=False):
@@ -235,7 +257,7 @@ class _Server(ThreadingHTTPServer):
             self._free.release()
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """A client that breaks off is no news."""
+        """A client that closes its connection early is not logged."""
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -250,14 +272,14 @@ class _Handler(BaseHTTPRequestHandler):
             case "/metrics":
                 self._answer(200, generate_latest(metrics.registry), CONTENT_TYPE_LATEST)
             case "/healthz":
-                self._tell(*metrics.health())
+                self._answer_state(*metrics.health())
             case "/readyz":
-                self._tell(*metrics.ready())
+                self._answer_state(*metrics.ready())
             case _:
                 self._answer(404, b"there are /metrics, /healthz and /readyz\n")
 
-    def _tell(self, well: bool, text: str) -> None:
-        self._answer(200 if well else 503, text.encode() + b"\n")
+    def _answer_state(self, good: bool, text: str) -> None:
+        self._answer(200 if good else 503, valid_text(text).encode() + b"\n")
 
     def _answer(self, code: int, body: bytes, content_type: str = "text/plain; charset=utf-8") -> None:
         with contextlib.suppress(OSError):
@@ -268,4 +290,4 @@ class _Handler(BaseHTTPRequestHandler):
             self.wfile.write(body)
 
     def log_message(self, format: str, *args: Any) -> None:  # noqa: A002  (http.server's name)
-        """The daemon's log tells of the line, not of who asked for metrics."""
+        """Requests are not logged: the daemon's log is about the line."""

@@ -154,7 +154,13 @@ def assemble_line(
     _refuse_shared(addresses)
     keys = _server_keys(settings)
     sources = [
-        make_source(address, station=station.name, insecure=station.insecure, keys=keys)
+        make_source(
+            address,
+            station=station.name,
+            insecure=station.insecure,
+            keys=keys,
+            trust_sender_clock=station.trust_sender_clock,
+        )
         for address, station in zip(addresses, settings.stations, strict=True)
     ]
     # the default model in the cache is ours; whatever is swapped in, a bank accepts one model alone, by its hash

@@ -45,7 +45,12 @@ class StationSettings(_Section):
     queue_frames: Annotated[int, Field(ge=1, le=1024)] = 8
     """What ``every`` holds before the source has to wait."""
     deadline_ms: Annotated[float, Field(gt=0, le=3_600_000, allow_inf_nan=False)] | None = None
-    """From capture to verdict at most; a frame that takes longer is *invalid*. None: there is no deadline."""
+    """From capture to verdict at most; a frame that takes longer is *invalid*. None: there is no deadline.
+
+    Of frames that arrive over ZeroMQ it counts from their arrival, or see ``trust_sender_clock``."""
+    trust_sender_clock: bool = False
+    """A frame from a ZeroMQ sender is as old as its ``captured_at_ns`` says: the sender's clock is kept equal to this
+    machine's, by NTP or PTP. False: it is as old as its arrival."""
     insecure: bool = False
     """Allow a ZeroMQ source beyond this machine."""
 

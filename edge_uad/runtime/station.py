@@ -12,7 +12,7 @@ from edge_uad.errors import EdgeUadError
 from edge_uad.inference.bank import short_id
 from edge_uad.inference.inspector import Inspector
 from edge_uad.inference.overlay import LONGEST_SIDE_PX
-from edge_uad.interfaces import FrameSource
+from edge_uad.interfaces import FrameSource, RemoteClockSource
 from edge_uad.records import AnyFrame, Decision, Frame, StationState, StationStatus, UInt8, Verdict
 from edge_uad.runtime.reload import NewBank
 from edge_uad.sources.capture import REPLACE_AFTER_S, Backoff, Capture
@@ -57,6 +57,7 @@ class Station:
         self.refused_bank: str | None = None
         """Why the newest bank file is not judged by."""
         self.mode = mode
+        self._source = source
         self._deadline_ns = None if deadline_ms is None else round(deadline_ms * 1e6)
         self.decisions: Counter[Decision] = Counter()
         self._on_frame = self._on_change = _nothing
@@ -196,6 +197,9 @@ class Station:
             reconnects=self._capture.reconnects,
             hung_reads=self._capture.hung,
             refused_bank=self.refused_bank,
+            sender_clock_offset_s=(
+                self._source.sender_clock_offset_s if isinstance(self._source, RemoteClockSource) else None
+            ),
             ready=ready and not stopping,
         )
 

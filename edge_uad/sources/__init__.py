@@ -84,7 +84,12 @@ def shown_source(text: str) -> str:
 
 
 def make_source(
-    address: SourceAddress, *, station: str, insecure: bool = False, keys: ServerKeys | None = None
+    address: SourceAddress,
+    *,
+    station: str,
+    insecure: bool = False,
+    keys: ServerKeys | None = None,
+    trust_sender_clock: bool = False,
 ) -> FrameSource:
     """The source that an address stands for, not open yet.
 
@@ -93,6 +98,7 @@ def make_source(
         station: the frames' station.
         insecure: allow ZeroMQ endpoints beyond this machine.
         keys: what ZeroMQ endpoints let in; None lets in all who reach them.
+        trust_sender_clock: frames from ZeroMQ endpoints are as old as their sender says.
 
     Raises:
         UsageError: the folder holds no image, or the endpoint is not allowed.
@@ -117,11 +123,25 @@ def make_source(
         case SourceKind.PULL:
             from edge_uad.sources.zmq import ZmqSource  # noqa: PLC0415
 
-            return ZmqSource(station, address.address, pattern="pull", insecure=insecure, keys=keys)
+            return ZmqSource(
+                station,
+                address.address,
+                pattern="pull",
+                insecure=insecure,
+                keys=keys,
+                trust_sender_clock=trust_sender_clock,
+            )
         case SourceKind.SUB:
             from edge_uad.sources.zmq import ZmqSource  # noqa: PLC0415
 
-            return ZmqSource(station, address.address, pattern="sub", insecure=insecure, keys=keys)
+            return ZmqSource(
+                station,
+                address.address,
+                pattern="sub",
+                insecure=insecure,
+                keys=keys,
+                trust_sender_clock=trust_sender_clock,
+            )
 
 
 def reduce_decoding(source: FrameSource, least_side_px: int | None) -> None:

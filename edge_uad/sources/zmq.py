@@ -1,4 +1,4 @@
-"""Frames that come as ZeroMQ messages: PULL loses none and holds the sender back, SUB is live."""
+"""Frames that arrive as ZeroMQ messages: PULL loses none and holds the sender back, SUB is live."""
 
 import time
 from typing import Literal
@@ -11,34 +11,36 @@ from edge_uad.net.keys import ServerKeys, ZapAuthenticator
 from edge_uad.net.wire import MAX_IMAGE_BYTES, FrameMessage, claimed_identity, decode_frame
 from edge_uad.records import Frame, UnreadableFrame
 from edge_uad.sources.decode import MAX_IMAGE_PIXELS, Picture, decode_picture, decode_raw
+from edge_uad.sources.sender_clock import SenderClock
 
 Pattern = Literal["pull", "sub"]
 
 RECEIVE_QUEUE_FRAMES = 4
 """What ZeroMQ holds before a PUSH sender has to wait or a SUB loses frames."""
 DRAIN_S = 1.0
-"""How long messages that come without a pause are still taken at a stop."""
+"""How long messages that arrive without a pause are still received at a stop."""
 QUIET_MS = 50
-"""Without a message for so long, no sender has one under way."""
+"""After this long without a message no sender has one in transit."""
 MAX_PARTS = 3
 MAX_HELD_BYTES = 8 * 1024 * 1024
-"""Of a payload that is no picture, for the evidence; a larger one is only named."""
+"""Of a payload that is no picture, kept for the evidence; a larger one is dropped."""
 MAX_COUNTED_GAP = 1_000_000
-"""A larger jump of frame ids is a sender that counts anew, not frames lost."""
+"""A larger jump of frame ids is a sender that restarted its count, not frames lost."""
 _FORMATS = {"jpeg": "JPEG", "png": "PNG"}
-_MAX_SENDER_AGE_NS = 60 * 10**9
 
 
 class ZmqSource:
-    """Binds, and gives one frame per message; a message that is none is an ``UnreadableFrame``.
+    """Binds, and returns one frame per message; a message without a valid picture is an ``UnreadableFrame``.
 
     Args:
         station: messages must name it.
         endpoint: ``tcp://127.0.0.1:5560`` or ``ipc:///…``.
         pattern: ``pull`` (senders PUSH) or ``sub`` (senders PUB; gaps in frame ids count as drops).
         insecure: allow addresses beyond this machine.
-        keys: let in these CURVE keys alone; addresses beyond this machine are allowed then, too.
+        keys: accept these CURVE keys alone; addresses beyond this machine are allowed then, too.
         max_pixels: larger pictures are unreadable.
+        trust_sender_clock: a frame's age counts from its ``captured_at_ns``; otherwise from its arrival, when ``read``
+            takes it from the socket.
     """
 
     def __init__(
@@ -50,6 +52,7 @@ class ZmqSource:
         insecure: bool = False,
         keys: ServerKeys | None = None,
         max_pixels: int = MAX_IMAGE_PIXELS,
+        trust_sender_clock: bool = False,
     ) -> None:
         check_endpoint(endpoint, insecure=insecure, keyed=keys is not None)
         self._station = station
@@ -62,9 +65,15 @@ class ZmqSource:
         self._authenticator: ZapAuthenticator | None = None
         self._socket: AnySocket | None = None
         self._last_id = -1
+        self._sender_clock = SenderClock(station, trusted=trust_sender_clock)
         self._shut_at_mono_s: float | None = None
         self.bound_endpoint: str | None = None
         """The address in use, with the port that was chosen for ``*``; None while closed."""
+
+    @property
+    def sender_clock_offset_s(self) -> float | None:
+        """The sender's clock less this machine's, measured; None before the first frame. Any thread may read it."""
+        return self._sender_clock.offset_s(now_ns=time.time_ns(), now_mono_ns=time.monotonic_ns())
 
     def reduce_to(self, least_side_px: int) -> None:
         """Decode JPEG pictures at the smallest size whose sides both have so many pixels."""
@@ -94,11 +103,11 @@ class ZmqSource:
             raise
 
     def read(self, timeout_s: float) -> Frame | UnreadableFrame | None:
-        """The next message's frame; None where none came in time.
+        """The next message's frame; None where none arrived within ``timeout_s``.
 
         Raises:
-            SourceLostError: the socket is gone.
-            SourceEndedError: after ``shut``, all has been read.
+            SourceLostError: the socket is not open or failed.
+            SourceEndedError: after ``shut``, every received message has been returned.
         """
         if self._socket is None:
             raise SourceLostError(f"{self._endpoint} is not open")
@@ -108,17 +117,17 @@ class ZmqSource:
             elif not self._socket.poll(max(round(timeout_s * 1000), 0)):
                 return None
             parts = _receive(self._socket)
-        except zmq.Again:  # a handshake, too, can make a socket look ready; what it holds must not be lost for that
+        except zmq.Again:  # a handshake can make a socket ready, too, without a message
             return None
         except zmq.ZMQError as error:
             raise SourceLostError(f"{self._endpoint} failed: {error.strerror}") from error
         return self._frame(parts, time.time_ns(), time.monotonic_ns())
 
     def shut(self) -> None:
-        """Take no more; ``read`` gives what was taken already and then raises SourceEndedError.
+        """Accept no more; ``read`` returns what was received already and then raises SourceEndedError.
 
-        What senders have under way is taken for as long as it comes without a pause, ``DRAIN_S`` at most: ZeroMQ
-        throws away at the unbind what lies in the sockets' own buffers.
+        What senders have in transit is received for as long as it arrives without a pause, ``DRAIN_S`` at most: at the
+        unbind ZeroMQ discards what lies in the sockets' own buffers.
         """
         self._shut_at_mono_s = time.monotonic() + (DRAIN_S if self._pattern == "pull" else 0.0)
 
@@ -133,14 +142,14 @@ class ZmqSource:
         self._socket = self._authenticator = self._context = self.bound_endpoint = None
 
     def _await_rest(self, socket: AnySocket, shut_at_mono_s: float) -> None:
-        """Return where there is one more message that was taken; unbind once none comes, or time is up."""
+        """Return where one more message is there; unbind once none arrives within ``QUIET_MS``, or time is up."""
         if self.bound_endpoint is not None:
             if time.monotonic() < shut_at_mono_s and socket.poll(QUIET_MS):
                 return
             socket.unbind(self.bound_endpoint)
             self.bound_endpoint = None
         if self._pattern == "sub" or not socket.poll(QUIET_MS):
-            raise SourceEndedError(f"{self._endpoint} takes no more frames")
+            raise SourceEndedError(f"{self._endpoint} accepts no more frames")
 
     def _frame(self, parts: list[bytes], now_ns: int, now_mono_ns: int) -> Frame | UnreadableFrame:
         try:
@@ -153,7 +162,7 @@ class ZmqSource:
             station=self._station,
             frame_id=message.frame_id,
             captured_at_ns=message.captured_at_ns,
-            captured_mono_ns=_captured_mono_ns(message.captured_at_ns, now_ns, now_mono_ns),
+            captured_mono_ns=self._captured_mono_ns(message.captured_at_ns, now_ns, now_mono_ns),
             part_id=message.part_id,
             dropped_before=self._gap_before(message.frame_id),
             image=picture.image,
@@ -163,31 +172,37 @@ class ZmqSource:
     def _unreadable(self, parts: list[bytes], reason: str, now_ns: int, now_mono_ns: int) -> UnreadableFrame:
         claimed = claimed_identity(parts)
         frame_id = self._last_id + 1 if claimed.frame_id is None else claimed.frame_id
-        captured_at_ns = now_ns if claimed.captured_at_ns is None else claimed.captured_at_ns
+        captured_at_ns, captured_mono_ns = now_ns, now_mono_ns
+        if claimed.captured_at_ns is not None:
+            captured_at_ns = claimed.captured_at_ns
+            captured_mono_ns = self._captured_mono_ns(captured_at_ns, now_ns, now_mono_ns)
         return UnreadableFrame(
             station=self._station,
             frame_id=frame_id,
             captured_at_ns=captured_at_ns,
-            captured_mono_ns=_captured_mono_ns(captured_at_ns, now_ns, now_mono_ns),
+            captured_mono_ns=captured_mono_ns,
             part_id=claimed.part_id,
             dropped_before=self._gap_before(frame_id),
             reason=reason,
             payload=parts[2] if len(parts) == MAX_PARTS and len(parts[2]) <= MAX_HELD_BYTES else None,
         )
 
+    def _captured_mono_ns(self, captured_at_ns: int, now_ns: int, now_mono_ns: int) -> int:
+        return self._sender_clock.captured_mono_ns(captured_at_ns, now_ns=now_ns, now_mono_ns=now_mono_ns)
+
     def _check_station(self, message: FrameMessage) -> None:
         if message.station != self._station:
             raise FrameError(f"the message is for station {message.station!r}, this is {self._station!r}")
 
     def _gap_before(self, frame_id: int) -> int:
-        """Frames lost on the way; PULL loses none, and several senders may count side by side there."""
+        """Frames lost in transit; PULL loses none, and several senders may number their frames independently there."""
         gap = frame_id - self._last_id - 1 if self._last_id >= 0 else 0
         self._last_id = frame_id
         return gap if self._pattern == "sub" and 0 < gap <= MAX_COUNTED_GAP else 0
 
 
 def _receive(socket: AnySocket) -> list[bytes]:
-    """One message; of parts beyond the allowed ones only the first is kept, as proof that there were more."""
+    """One message; of the parts beyond ``MAX_PARTS`` only the first is kept, so that the message is refused."""
     parts: list[bytes] = []
     more = True
     while more:
@@ -206,9 +221,3 @@ def _picture(message: FrameMessage, max_pixels: int, least_side_px: int | None) 
     return decode_picture(
         message.payload, formats=(encoded_as,), stored_hw=hw, max_pixels=max_pixels, least_side_px=least_side_px
     )
-
-
-def _captured_mono_ns(captured_at_ns: int, now_ns: int, now_mono_ns: int) -> int:
-    """The sender's clock on ours; where the two clocks plainly disagree, the frame is as old as its arrival."""
-    age_ns = now_ns - captured_at_ns
-    return now_mono_ns - age_ns if 0 <= age_ns <= _MAX_SENDER_AGE_NS else now_mono_ns

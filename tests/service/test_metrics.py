@@ -43,6 +43,7 @@ def status(state: StationState = StationState.RUNNING, message: str | None = Non
         bank_id="bank1",
         model_id="model1",
         reconnects=2,
+        sender_clock_offset_s=-5.5,
     )
 
 
@@ -106,6 +107,7 @@ def test_frames_drops_latency_queues_and_artefacts_are_told() -> None:
     assert told[key("edge_uad_reconnects_total", station="line")] == 2
     assert told[key("edge_uad_queue_frames", station="line")] == 4
     assert 0.5 <= told[key("edge_uad_last_frame_age_seconds", station="line")] < 20
+    assert told[key("edge_uad_sender_clock_offset_seconds", station="line")] == -5.5
     assert told[key("edge_uad_station_state", station="line", state="running")] == 1
     assert told[key("edge_uad_station_state", station="line", state="reconnecting")] == 0
     assert told[key("edge_uad_artefacts_info", station="line", bank_id="bank1", model_id="model1")] == 1
@@ -201,8 +203,24 @@ def test_an_address_in_use_or_open_to_the_network_is_refused() -> None:
         MetricsServer(Metrics(), "0.0.0.0:9570")
     with pytest.raises(EndpointError, match="needs a host and a port"):
         MetricsServer(Metrics(), "9570")
+    with pytest.raises(EndpointError, match=r"metrics.endpoint a\.\.b:9570 cannot be bound"):
+        MetricsServer(Metrics(), "a..b:9570", insecure=True)
     MetricsServer(Metrics(), "0.0.0.0:*", insecure=True).close()
-    MetricsServer(Metrics(), "[::1]:*").close()
+
+
+def test_binding_asks_no_dns_server(monkeypatch: pytest.MonkeyPatch) -> None:
+    """http.server looks up the name of the address that it binds to."""
+    asked: list[str] = []
+    monkeypatch.setattr(socket, "getfqdn", lambda name="": asked.append(name) or "name")
+    MetricsServer(Metrics(), "0.0.0.0:*", insecure=True).close()
+    assert asked == []
+
+
+def test_a_message_that_is_not_utf8_is_answered() -> None:
+    metrics = Metrics()
+    with serving(metrics) as server:
+        server.publish_status(status(message="/parts/bad\udcff is not there"))
+        assert get(server.port, "/healthz") == (200, "line running: /parts/bad\\xff is not there\n")
 
 
 def test_every_stage_is_timed_where_somebody_wants_to_know() -> None:

@@ -21,14 +21,17 @@ from edge_uad.sources.sender import SEND_ENCODINGS, FrameSender, frame_message
 from edge_uad.sources.zmq import Pattern, ZmqSource
 from tests import parts as drawn
 from tests.fakes import picture, until
+from tests.lines import Line
 from tests.processes import Running
 
 ANY_PORT = "tcp://127.0.0.1:*"
 
 
 @contextmanager
-def opened(pattern: Pattern = "pull", endpoint: str = ANY_PORT) -> Iterator[ZmqSource]:
-    source = ZmqSource("line", endpoint, pattern=pattern)
+def opened(
+    pattern: Pattern = "pull", endpoint: str = ANY_PORT, *, trust_sender_clock: bool = False
+) -> Iterator[ZmqSource]:
+    source = ZmqSource("line", endpoint, pattern=pattern, trust_sender_clock=trust_sender_clock)
     source.open()
     try:
         yield source
@@ -201,15 +204,49 @@ def test_pull_does_not_take_two_senders_side_by_side_for_losses() -> None:
         assert [read(source).dropped_before for _ in range(4)] == [0, 0, 0, 0]
 
 
-@pytest.mark.parametrize("skew_ns", [-(10**9), 10**12], ids=["ahead", "hours behind"])
-def test_a_sender_with_another_clock_does_not_bend_the_latency(skew_ns: int) -> None:
+SKEWS_S = [-3600, -61, -59, -5, 5, 3600]
+"""The sender's clock less this machine's: the first ones are behind."""
+
+
+@pytest.mark.parametrize("skew_s", SKEWS_S)
+def test_a_sender_with_another_clock_does_not_bend_the_latency(skew_s: int) -> None:
     with opened() as source, peer(zmq.PUSH, source.bound_endpoint) as sender:
+        assert source.sender_clock_offset_s is None
         before_ns = time.monotonic_ns()
-        captured_at_ns = time.time_ns() - skew_ns + (60 * 10**9 if skew_ns < 0 else 0)
+        captured_at_ns = time.time_ns() + skew_s * 10**9
         sender.send_multipart(message(1, captured_at_ns=captured_at_ns))
         frame = read(source)
+        assert source.sender_clock_offset_s == pytest.approx(skew_s, abs=20)
     assert frame.captured_at_ns == captured_at_ns
     assert before_ns <= frame.captured_mono_ns <= time.monotonic_ns()
+
+
+@pytest.mark.parametrize("skew_s", [-61, -59, -5])
+def test_a_frame_of_a_trusted_sender_is_as_old_as_it_says(skew_s: int) -> None:
+    with opened(trust_sender_clock=True) as source, peer(zmq.PUSH, source.bound_endpoint) as sender:
+        sender.send_multipart(message(1, captured_at_ns=time.time_ns() + skew_s * 10**9))
+        sender.send_multipart([b"line", message(2, captured_at_ns=time.time_ns() + skew_s * 10**9)[1], b""])
+        for _ in range(2):  # one that holds no picture, too
+            assert 0 <= (time.monotonic_ns() - read(source).captured_mono_ns) / 1e9 + skew_s < 20
+
+
+@pytest.mark.parametrize("trusted", [False, True])
+@pytest.mark.parametrize("skew_s", SKEWS_S)
+def test_a_deadline_counts_from_arrival_unless_the_senders_clock_is_trusted(skew_s: int, trusted: bool) -> None:
+    source = ZmqSource("line", ANY_PORT, trust_sender_clock=trusted)
+    line = Line(source, deadline_ms=30_000)
+    with line.running():
+        until(lambda: source.bound_endpoint is not None)
+        with peer(zmq.PUSH, source.bound_endpoint) as sender:
+            sender.send_multipart(message(1, captured_at_ns=time.time_ns() + skew_s * 10**9))
+            line.sink.wait_for(lambda: bool(line.sink.verdicts))
+        line.sink.wait_for(lambda: line.sink.statuses[-1].sender_clock_offset_s is not None)
+        assert line.sink.statuses[-1].sender_clock_offset_s == pytest.approx(skew_s, abs=20)
+    [verdict] = line.sink.verdicts
+    assert verdict.captured_at_ns // 10**9 - time.time_ns() // 10**9 == pytest.approx(skew_s, abs=20)
+    late = trusted and skew_s < -30
+    assert (verdict.reason == "deadline") is late
+    assert (verdict.latency_ms > 30_000) is late
 
 
 def test_a_sender_killed_and_restarted_is_taken_up_again() -> None:
@@ -237,7 +274,7 @@ def test_a_source_that_is_shut_gives_all_that_was_sent_and_takes_no_more() -> No
         assert read(source).frame_id == 0  # what the sender's socket still holds follows without a pause
         source.shut()
         ids = [0]
-        with pytest.raises(SourceEndedError, match="takes no more frames"):  # noqa: PT012  (to the end)
+        with pytest.raises(SourceEndedError, match="accepts no more frames"):  # noqa: PT012  (to the end)
             while True:
                 ids.append(read(source).frame_id)
         assert ids == list(range(300))

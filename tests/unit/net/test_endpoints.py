@@ -57,6 +57,11 @@ def test_the_network_needs_a_word(endpoint: str) -> None:
         "tcp://127.0.0.1:port",
         "ipc://",
         "ipc:///" + "x" * 120,
+        "ipc:///run/bad\udcff",
+        "ipc:///run/a\0b",
+        "ipc:///run/a\nb",
+        "ipc:///run/\ud800",
+        "tcp://\ud800:1",
     ],
 )
 def test_what_is_no_endpoint_is_refused_even_where_all_are_allowed(endpoint: str) -> None:
