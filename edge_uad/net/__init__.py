@@ -1,1 +1,1 @@
-"""What passes between programs: messages, addresses, keys."""
+"""Messages between programs, their endpoints and keys."""

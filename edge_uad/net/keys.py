@@ -1,7 +1,8 @@
-"""CURVE keys: their files, who may connect, and sockets that speak to known keys alone.
+"""CURVE keys: their files, the allow-list of clients, and the authenticator of server sockets (ZAP).
 
 Key files are ZeroMQ certificates, as libzmq's other bindings read and write them: ``NAME.key`` holds the public part
-and may be shared, ``NAME.key_secret`` holds both parts and belongs to its owner alone.
+and may be shared, ``NAME.key_secret`` holds both parts and must be readable by its owner alone. pyzmq's ``zmq.auth``
+reads and writes the same files, without regard to modes, links, sizes or files that are there already.
 """
 
 import logging
@@ -27,8 +28,8 @@ SECRET_SUFFIX = ".key_secret"  # noqa: S105  (the end of a file's name)
 NAME_PATTERN = r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}"
 MAX_KEY_FILE_BYTES = 4096
 MAX_CLIENTS = 4096
-LOOK_EVERY_S = 1.0
-"""How often the clients' folder is looked at; a change holds from the second look at it."""
+POLL_EVERY_S = 1.0
+"""How often the clients' folder is polled; it is read again once two polls in a row find the same change."""
 
 _ENTRY = re.compile(rb'^\s+(public|secret)-key\s*=\s*"([^"\n]{40})"\s*$', re.MULTILINE)
 _OTHERS = stat.S_IRWXG | stat.S_IRWXO
@@ -46,19 +47,19 @@ _Marks = frozenset[tuple[str, int, int, int]]
 
 @dataclass(frozen=True, slots=True)
 class KeyPair:
-    """One side's own keys, Z85 text of 40 characters each."""
+    """A public and a secret key, Z85 text of 40 characters each."""
 
     public: bytes
     secret: bytes = field(repr=False)
 
 
 class ServerKeys:
-    """What a daemon needs: its own keys, and whom it lets in.
+    """A daemon's key pair and the public keys of the clients that may connect.
 
     Args:
-        own: its own pair.
+        own: the daemon's pair.
         clients: public keys.
-        folder: where the clients' keys were read, and are read again when it changes; None: they stay.
+        folder: of the clients' key files, read again when it changes; None: ``clients`` never changes.
     """
 
     def __init__(self, *, own: KeyPair, clients: frozenset[bytes], folder: Path | None = None) -> None:
@@ -69,28 +70,28 @@ class ServerKeys:
         # nothing is known of the folder yet: it may have changed since it was read
         self._loaded: _Marks | None = None
         self._seen: _Marks | None = None
-        self._looking = threading.Lock()
-        self._look_due_s = time.monotonic() + LOOK_EVERY_S
+        self._polling = threading.Lock()
+        self._poll_due_s = time.monotonic() + POLL_EVERY_S
 
-    def look(self) -> None:
-        """Read the folder again where it changed and then stayed the same for a look. Bounded rate; any thread."""
-        if self._folder is None or time.monotonic() < self._look_due_s or not self._looking.acquire(blocking=False):
+    def poll(self) -> None:
+        """Read the folder again where it changed and stayed the same since. Bounded rate; any thread may call it."""
+        if self._folder is None or time.monotonic() < self._poll_due_s or not self._polling.acquire(blocking=False):
             return
         try:
-            self._look_due_s = time.monotonic() + LOOK_EVERY_S
+            self._poll_due_s = time.monotonic() + POLL_EVERY_S
             marks = _marks(self._folder)
             settled, self._seen = marks == self._seen, marks
             if settled and marks != self._loaded:
                 self._loaded = marks
-                self._read_again(self._folder)
+                self._reload(self._folder)
         finally:
-            self._looking.release()
+            self._polling.release()
 
-    def _read_again(self, folder: Path) -> None:
+    def _reload(self, folder: Path) -> None:
         try:
             clients = _read_clients(folder)
         except KeyFileError as error:
-            log.error("the clients' keys are left as they were: %s", error)  # noqa: TRY400  (told, no trace)
+            log.error("the clients' keys are left as they were: %s", error)  # noqa: TRY400  (one sentence, no traceback)
             return
         added, gone = len(clients - self.clients), len(self.clients - clients)
         if not added and not gone:
@@ -101,29 +102,31 @@ class ServerKeys:
 
 @dataclass(frozen=True, slots=True)
 class ClientKeys:
-    """What a subscriber or a sender needs: its own keys, and the daemon's public one."""
+    """A subscriber's or sender's key pair, and the public key of the daemon that it connects to."""
 
     own: KeyPair
     server: bytes
 
 
 def write_key_pair(folder: Path, name: str) -> tuple[Path, Path]:
-    """Make a new pair of key files; the folder is made, private, where it is missing.
+    """Create a pair of key files; a missing folder is created with mode 0700.
 
     Returns:
-        The public file, readable by all, and the secret one, mode 0600.
+        The paths of the public file, mode 0644, and the secret one, mode 0600.
 
     Raises:
-        KeyFileError: the name is not fit for a file, a file is already there, or nothing can be written.
+        KeyFileError: the name has other characters than ``NAME_PATTERN``, a file exists already, or writing failed.
     """
     if not re.fullmatch(NAME_PATTERN, name):
         raise KeyFileError(f"{name!r} cannot name a key; use letters, digits, . _ -, at most 64 characters")
     public, secret = zmq.curve_keypair()
     public_path, secret_path = folder / f"{name}{PUBLIC_SUFFIX}", folder / f"{name}{SECRET_SUFFIX}"
-    for path in (public_path, secret_path):
-        if path.exists() or path.is_symlink():
-            raise KeyFileError(f"{path} is already there; choose another --name, or remove both files of the old key")
     try:
+        for path in (public_path, secret_path):
+            if path.exists() or path.is_symlink():
+                raise KeyFileError(
+                    f"{path} is already there; choose another --name, or remove both files of the old key"
+                )
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         _write_new(secret_path, _certificate(public, secret), 0o600)
         _write_new(public_path, _certificate(public, None), 0o644)
@@ -133,10 +136,10 @@ def write_key_pair(folder: Path, name: str) -> tuple[Path, Path]:
 
 
 def load_key_pair(path: Path) -> KeyPair:
-    """Read a secret key file of one's own.
+    """Read a secret key file.
 
     Raises:
-        KeyFileError: not there, readable by others, or no secret key.
+        KeyFileError: missing, readable or writable by others, or without a secret key.
     """
     entries = _read_entries(path, secret=True)
     if set(entries) != {b"public", b"secret"}:
@@ -148,10 +151,10 @@ def load_key_pair(path: Path) -> KeyPair:
 
 
 def load_public_key(path: Path) -> bytes:
-    """Read the public key of the other side.
+    """Read a public key file.
 
     Raises:
-        KeyFileError: not there, no key, or a secret that should not have been shared.
+        KeyFileError: missing, without a key, or with a secret key that should not have been shared.
     """
     entries = _read_entries(path, secret=False)
     if b"secret" in entries:
@@ -162,14 +165,14 @@ def load_public_key(path: Path) -> bytes:
 
 
 def load_server_keys(server_key: Path, client_keys: Path) -> ServerKeys:
-    """A daemon's keys.
+    """Read a daemon's keys.
 
     Args:
         server_key: its secret key file.
-        client_keys: the folder of the public key files that may connect.
+        client_keys: folder of the public key files of the clients that may connect.
 
     Raises:
-        KeyFileError: a file or the folder cannot be used, or nobody is allowed in.
+        KeyFileError: a file or the folder cannot be read, or the folder holds no public key.
     """
     own = load_key_pair(server_key)
     clients = _read_clients(client_keys)
@@ -204,14 +207,14 @@ def _marks(folder: Path) -> _Marks | None:
 
 
 def load_client_keys(server_key: Path | None, client_key: Path | None) -> ClientKeys | None:
-    """A client's keys; None where none are asked for.
+    """Read a client's keys; None where both arguments are None.
 
     Args:
         server_key: the daemon's public key file.
-        client_key: one's own secret key file.
+        client_key: the client's secret key file.
 
     Raises:
-        KeyFileError: a file cannot be used, or one was named without the other.
+        KeyFileError: a file cannot be used, or only one is named.
     """
     if server_key is None and client_key is None:
         return None
@@ -221,7 +224,7 @@ def load_client_keys(server_key: Path | None, client_key: Path | None) -> Client
 
 
 def use_client_keys(socket: AnySocket, keys: ClientKeys | None) -> None:
-    """Speak to the daemon with that key and to no other; call before ``connect``."""
+    """Encrypt a socket's connections and accept that daemon alone; call before ``connect``. None changes nothing."""
     if keys is None:
         return
     socket.setsockopt(zmq.CURVE_SERVERKEY, keys.server)
@@ -230,12 +233,13 @@ def use_client_keys(socket: AnySocket, keys: ClientKeys | None) -> None:
 
 
 class ZapAuthenticator:
-    """Lets known client keys into the server sockets of one context, and nobody else (ZAP, ZeroMQ RFC 27).
+    """Accepts known client keys on the server sockets of one context and refuses all others (ZAP, ZeroMQ RFC 27).
 
-    pyzmq's own authenticator lets sockets without keys pass, and its stop is not bounded; this one does neither.
+    Used instead of pyzmq's ``ThreadAuthenticator``, which accepts requests of the NULL mechanism, has no place for
+    reading the keys again, and whose thread ends at the first malformed request: then ``stop()`` waits for ever.
 
     Args:
-        context: whose sockets are guarded; to be terminated after ``close``.
+        context: of the guarded sockets; to be terminated after ``close``.
         keys: None guards nothing.
     """
 
@@ -244,30 +248,30 @@ class ZapAuthenticator:
         self._stop = threading.Event()
         self._refused_keys: set[bytes] = set()
         self.refused = 0
-        """Connections turned away so far."""
+        """Connections refused so far."""
         self._thread: threading.Thread | None = None
         if keys is None:
             return
-        door: AnySocket = context.socket(zmq.REP)
-        door.setsockopt(zmq.LINGER, 0)
-        door.bind(_ZAP_ENDPOINT)
-        self._thread = threading.Thread(target=self._keep, args=(door, keys), name="curve", daemon=True)
+        requests: AnySocket = context.socket(zmq.REP)
+        requests.setsockopt(zmq.LINGER, 0)
+        requests.bind(_ZAP_ENDPOINT)
+        self._thread = threading.Thread(target=self._run, args=(requests, keys), name="zap", daemon=True)
         self._thread.start()
 
     def guard(self, socket: AnySocket) -> None:
-        """Demand a known key of whoever connects; call before ``bind``."""
+        """Require a known client key on every connection of this socket; call before ``bind``."""
         if self._keys is None:
             return
         socket.setsockopt(zmq.CURVE_SERVER, 1)
         socket.setsockopt(zmq.CURVE_SECRETKEY, self._keys.own.secret)
         socket.setsockopt(zmq.ZAP_DOMAIN, _DOMAIN)
-        socket.setsockopt(zmq.ZAP_ENFORCE_DOMAIN, 1)  # without an answer from here nobody comes in
+        socket.setsockopt(zmq.ZAP_ENFORCE_DOMAIN, 1)  # without an answer from here every connection is refused
 
     def close(self) -> None:
-        """End the thread; whoever connects afterwards is turned away."""
+        """End the thread; later connections are refused."""
         self._stop.set()
         if self._thread is not None:
-            self._thread.join()  # bounded: it waits for nothing longer than its poll
+            self._thread.join()  # bounded: it waits no longer than _POLL_MS
 
     def __enter__(self) -> Self:
         return self
@@ -277,14 +281,14 @@ class ZapAuthenticator:
     ) -> None:
         self.close()
 
-    def _keep(self, door: AnySocket, keys: ServerKeys) -> None:
-        with door:
+    def _run(self, requests: AnySocket, keys: ServerKeys) -> None:
+        with requests:
             while not self._stop.is_set():
                 try:
-                    keys.look()
-                    if door.poll(_POLL_MS):
-                        door.send_multipart(self._answer(door.recv_multipart(), keys.clients))
-                except zmq.ZMQError:  # the context is gone: so are the sockets to guard
+                    keys.poll()
+                    if requests.poll(_POLL_MS):
+                        requests.send_multipart(self._answer(requests.recv_multipart(), keys.clients))
+                except zmq.ZMQError:  # the context is terminated, and the guarded sockets with it
                     return
 
     def _answer(self, request: list[bytes], clients: frozenset[bytes]) -> list[bytes]:
@@ -295,12 +299,12 @@ class ZapAuthenticator:
             key = z85.encode(request[6])
             if key in clients:
                 return [_ZAP_VERSION, request_id, b"200", b"OK", key, b""]
-            self._tell_refused(key, request[3])
+            self._log_refused(key, request[3])
         self.refused += 1
         return [_ZAP_VERSION, request_id, b"400", b"unknown key", b"", b""]
 
-    def _tell_refused(self, key: bytes, address: bytes) -> None:
-        """Once for each key, and not for ever: a stranger that knocks must not fill the log."""
+    def _log_refused(self, key: bytes, address: bytes) -> None:
+        """Log each unknown key once, ``MAX_CLIENTS`` of them at most, so that nobody can fill the log."""
         if key not in self._refused_keys and len(self._refused_keys) < MAX_CLIENTS:
             self._refused_keys.add(key)
             log.warning("refused the unknown client key %s from %s", key.decode(), address.decode(errors="replace"))
@@ -318,14 +322,14 @@ def _certificate(public: bytes, secret: bytes | None) -> str:
 def _write_new(path: Path, text: str, mode: int) -> None:
     handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, mode)
     with os.fdopen(handle, "w", encoding="ascii") as file:
-        os.fchmod(handle, mode)  # whatever the umask says
+        os.fchmod(handle, mode)  # regardless of the umask
         file.write(text)
         file.flush()
         os.fsync(handle)
 
 
 def _read_entries(path: Path, *, secret: bool) -> dict[bytes, bytes]:
-    """Checked and read by one descriptor, so that the file cannot be swapped in between."""
+    """Check and read through one descriptor, so that the file cannot be replaced in between."""
     try:
         handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         with os.fdopen(handle, "rb") as file:
@@ -338,15 +342,16 @@ def _read_entries(path: Path, *, secret: bool) -> dict[bytes, bytes]:
                     f"run chmod 600 {path}, or make a new key where others may have seen it"
                 )
             content = file.read(MAX_KEY_FILE_BYTES + 1)
-    except OSError as error:
-        raise KeyFileError(f"key {path} cannot be read: {error.strerror}; make one with edge-uad keys") from error
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the path
+        reason = error.strerror if isinstance(error, OSError) else str(error)
+        raise KeyFileError(f"key {path} cannot be read: {reason}; make one with edge-uad keys") from error
     if len(content) > MAX_KEY_FILE_BYTES:
         raise KeyFileError(f"{path} is larger than a key file; name one made by edge-uad keys")
     return {kind: _valid_key(key, path) for kind, key in _ENTRY.findall(content)}
 
 
 def _too_open(path: Path) -> int:
-    """Mode bits that a secret must not have; systemd shows the service's own access to its credentials as group's."""
+    """Mode bits that a secret file must not have; systemd grants a service its credentials through the group bits."""
     credentials = os.environ.get("CREDENTIALS_DIRECTORY")
     return stat.S_IRWXO if credentials and path.parent == Path(credentials) else _OTHERS
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar, get_args
 
 import yaml
-from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field, PlainValidator, ValidationError, model_validator
 from pydantic_core import ErrorDetails
 
 from edge_uad.errors import SettingsError
@@ -33,12 +33,19 @@ class _Section(BaseModel):
 _SectionT = TypeVar("_SectionT", bound=_Section)
 
 
+def _source_text(value: object) -> str:
+    """Any text: pydantic's own check refuses paths whose bytes are not UTF-8."""
+    if not isinstance(value, str) or not value:
+        raise ValueError("input should be a text of at least one character")
+    return value
+
+
 class StationSettings(_Section):
     """One place on the line: a source and the bank that its frames are judged by."""
 
     name: Annotated[str, Field(min_length=1, max_length=MAX_STATION_CHARS, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
     """Names the topics ``verdict/<name>``, ``heatmap/<name>``, ``status/<name>``."""
-    source: Annotated[str, Field(min_length=1)]
+    source: Annotated[str, PlainValidator(_source_text)]
     bank: Path
     mode: StationMode = "auto"
     """``auto``: latest for live sources, every for the others."""

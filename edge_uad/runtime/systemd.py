@@ -6,6 +6,8 @@ import socket
 import time
 from collections.abc import Mapping
 
+from edge_uad.net.wire import valid_text
+
 HEARD_WITHIN_S = 1.0
 """How long a message that is sent once waits for a busy manager; those that are repeated do not wait."""
 
@@ -54,7 +56,7 @@ class Notifier:
         # a manager that does not listen must not stop the line
         with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notify_socket:
             notify_socket.settimeout(patience_s)
-            notify_socket.sendto(message.encode(), self._address)
+            notify_socket.sendto(valid_text(message).encode(), self._address)
 
 
 def _address(text: str) -> str | None:

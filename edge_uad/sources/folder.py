@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from edge_uad.errors import FrameError, SourceEndedError, UsageError
+from edge_uad.net.wire import valid_text
 from edge_uad.records import Frame, UnreadableFrame
 from edge_uad.sources.decode import MAX_IMAGE_PIXELS, SUFFIXES, decode_picture, read_bytes
 
@@ -62,7 +63,7 @@ def root_of(path_or_glob: str) -> Path:
 def part_name(path: Path, root: Path | None) -> str:
     """What a file's part is called: its path, relative to ``root`` where it stands below; always valid UTF-8."""
     named = path.relative_to(root) if root is not None and path.is_relative_to(root) else path
-    return os.fsencode(named.as_posix()).decode("utf-8", "replace")
+    return valid_text(named.as_posix())
 
 
 def natural_key(path: Path) -> list[tuple[int, int, str]]:

@@ -1,4 +1,4 @@
-"""Only known keys get anything, over real sockets; whoever else knocks gets nothing and breaks nothing."""
+"""Only known keys get anything, over real sockets; every other connection is refused and breaks nothing."""
 
 import json
 import shutil
@@ -176,7 +176,7 @@ def test_a_sub_source_demands_keys_too(keys: Keys) -> None:
         assert not stranger.poll(0)
 
 
-def test_the_doorkeeper_turns_away_whatever_it_does_not_understand(keys: Keys) -> None:
+def test_the_authenticator_refuses_whatever_it_does_not_understand(keys: Keys) -> None:
     """The other side of this is libzmq; here it is asked directly."""
     with zmq.Context() as context, ZapAuthenticator(context, keys.server) as authenticator:
         with context.socket(zmq.REQ) as asking:
