@@ -12,6 +12,9 @@
     │   └── WeightsError             3   a checkpoint or a download
     ├── ProviderError                3   a requested accelerator that is not active
     ├── FrameError                   -   this frame cannot be judged: its verdict is *invalid*
+    ├── SubscriberError              1   a part may have passed without its verdict
+    │   ├── SilenceError             1   no heartbeat
+    │   └── GapError                 1   published verdicts did not arrive
     └── SourceError                  -   frames stay away
         ├── SourceLostError          -   open the source again, later
         └── SourceEndedError         -   there will be no more
@@ -80,6 +83,38 @@ class ProviderError(EdgeUadError):
 
 class FrameError(EdgeUadError):
     """This frame cannot be judged; the text becomes its verdict's reason."""
+
+
+class SubscriberError(EdgeUadError):
+    """A part may have passed without its verdict: the line treats it as reject."""
+
+
+class SilenceError(SubscriberError):
+    """No heartbeat arrived.
+
+    Args:
+        message: one sentence.
+        stations: that are silent; none where none was ever heard.
+    """
+
+    def __init__(self, message: str, stations: tuple[str, ...] = ()) -> None:
+        super().__init__(message)
+        self.stations = stations
+
+
+class GapError(SubscriberError):
+    """Verdicts were published and did not arrive.
+
+    Args:
+        message: one sentence.
+        station: whose verdicts.
+        missed: how many.
+    """
+
+    def __init__(self, message: str, station: str, missed: int) -> None:
+        super().__init__(message)
+        self.station = station
+        self.missed = missed
 
 
 class SourceError(EdgeUadError):
