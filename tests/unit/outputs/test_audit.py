@@ -70,7 +70,7 @@ def test_a_frame_without_a_picture_has_a_line_too(tmp_path: Path) -> None:
         "invalid",
         "torn",
         None,
-        "\udcff",
+        "\\xff",
     )
 
 
