@@ -1,8 +1,9 @@
 """Overlays as PNG files, named after the images they show."""
 
+import hashlib
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from PIL import Image
@@ -11,9 +12,20 @@ from edge_uad.errors import UsageError
 from edge_uad.files import replacing
 from edge_uad.records import UInt8
 
+SUFFIX = ".png"
+MAX_NAME_BYTES = 255
+"""What file systems allow of one name."""
+_KEPT_BYTES = 180
+"""Of an image's name in the name of its overlay, where that has to be shortened."""
+_DIGEST_CHARS = 16
+
 
 class OverlayFolder:
-    """Writes one PNG per image, in the images' own folder structure below what they share.
+    """Writes one PNG per image, in the images' own folder structure below the folder that they share.
+
+    ``a/b.jpg`` becomes ``a/b.png``; where several images differ in their suffix alone, ``a/b.jpg.png``. Where that is
+    too long, taken, or holds control characters, the name is shortened and ends in a digest of the image's path. No two
+    images have the same overlay.
 
     Args:
         root: created where it is missing.
@@ -25,9 +37,7 @@ class OverlayFolder:
 
     def __init__(self, root: Path, files: Sequence[Path]) -> None:
         self._root = root
-        parents = {str(file.absolute().parent) for file in files}
-        self._common = Path(os.path.commonpath(parents)) if parents else Path()
-        self._stems = Counter(self._relative(file).with_suffix("") for file in files)
+        self._names = overlay_names(files)
         images = {file.resolve() for file in files}
         replaced = next((file for file in files if self.path_of(file).resolve() in images), None)
         if replaced is not None:
@@ -38,10 +48,8 @@ class OverlayFolder:
             raise UsageError(f"the folder {root} cannot be created: {error.strerror}; name another one") from error
 
     def path_of(self, file: Path) -> Path:
-        """Where the overlay of an image goes."""
-        relative = self._relative(file)
-        clashes = self._stems[relative.with_suffix("")] > 1
-        return self._root / (relative.with_name(f"{relative.name}.png") if clashes else relative.with_suffix(".png"))
+        """The path of the overlay of one of the images."""
+        return self._root / self._names[file.absolute()]
 
     def write(self, file: Path, picture: UInt8) -> Path:
         """Write an overlay, uint8 (H, W, 3) RGB.
@@ -58,5 +66,54 @@ class OverlayFolder:
             raise UsageError(f"the overlay {path} cannot be written: {error.strerror or error}") from error
         return path
 
-    def _relative(self, file: Path) -> Path:
-        return file.absolute().relative_to(self._common)
+
+def overlay_names(files: Iterable[Path]) -> dict[Path, Path]:
+    """For each image, by its absolute path, the path of its overlay relative to the overlays' folder.
+
+    Different images have different overlays, and none is a folder that another one lies in.
+    """
+    images = list(dict.fromkeys(file.absolute() for file in files))
+    relative = _relative(images)
+    short = {image: path.with_suffix(SUFFIX) for image, path in relative.items()}
+    whole = {image: path.with_name(path.name + SUFFIX) for image, path in relative.items()}
+    n_short, n_whole = Counter(short.values()), Counter(whole.values())
+    names: dict[Path, Path] = {}
+    for image in images:
+        for name, n in (
+            (short[image], n_short[short[image]] + n_whole[short[image]]),
+            (whole[image], n_whole[whole[image]]),
+        ):
+            if n == 1 and _fits(name.name):
+                names[image] = name
+                break
+    folders = {folder for path in whole.values() for folder in path.parents}
+    names = {image: name for image, name in names.items() if name not in folders}
+    taken = folders | set(names.values())
+    for image in images:
+        if image not in names:
+            names[image] = _digested(image, relative[image], taken)
+            taken.add(names[image])
+    return names
+
+
+def _relative(images: Sequence[Path]) -> dict[Path, Path]:
+    """Each image's path below the folder that all share, without ``..``."""
+    plain = {image: Path(os.path.normpath(image)) for image in images}
+    common = Path(os.path.commonpath({path.parent for path in plain.values()})) if plain else Path()
+    return {image: path.relative_to(common) for image, path in plain.items()}
+
+
+def _fits(name: str) -> bool:
+    return len(os.fsencode(name)) <= MAX_NAME_BYTES and not any(ord(one) < 0x20 or ord(one) == 0x7F for one in name)
+
+
+def _digested(image: Path, relative: Path, taken: set[Path]) -> Path:
+    """A name that fits and is not taken: what can be kept of the image's own, and a digest of its path."""
+    kept = "".join(one if one.isprintable() else "_" for one in relative.name)
+    kept = os.fsencode(kept)[:_KEPT_BYTES].decode("utf-8", "ignore")
+    content = os.fsencode(image)
+    while True:
+        content = hashlib.sha256(content).hexdigest().encode()
+        name = relative.with_name(f"{kept}-{content[:_DIGEST_CHARS].decode()}{SUFFIX}")
+        if name not in taken:
+            return name
