@@ -25,7 +25,7 @@ SEND_ENCODINGS = ("as-is", "jpeg", "png", "rgb8")
 JPEG_QUALITY = 95
 SEND_QUEUE_FRAMES = 4
 UNREAD_POLL_S = 0.005
-_UNTOUCHED = {"JPEG": "jpeg", "MPO": "jpeg", "PNG": "png"}
+_UNTOUCHED = {"JPEG": "jpeg", "PNG": "png"}
 
 
 class FrameSender:

@@ -10,7 +10,7 @@ from edge_uad.net.endpoints import AnySocket, bind, check_endpoint
 from edge_uad.net.keys import ServerKeys, ZapAuthenticator
 from edge_uad.net.wire import MAX_IMAGE_BYTES, FrameMessage, claimed_identity, decode_frame
 from edge_uad.records import Frame, UnreadableFrame
-from edge_uad.sources.decode import MAX_IMAGE_PIXELS, Picture, decode_picture, decode_raw
+from edge_uad.sources.decode import MAX_IMAGE_PIXELS, Picture, UnusedBitsWarning, decode_picture, decode_raw
 from edge_uad.sources.sender_clock import SenderClock
 
 Pattern = Literal["pull", "sub"]
@@ -64,6 +64,8 @@ class ZmqSource:
         self._context: zmq.Context[AnySocket] | None = None
         self._authenticator: ZapAuthenticator | None = None
         self._socket: AnySocket | None = None
+        self.unused_bits = UnusedBitsWarning(station)
+        """Counts 16-bit pictures whose highest bits are never used."""
         self._last_id = -1
         self._sender_clock = SenderClock(station, trusted=trust_sender_clock)
         self._shut_at_mono_s: float | None = None
@@ -158,6 +160,7 @@ class ZmqSource:
             picture = _picture(message, self._max_pixels, self._least_side_px)
         except FrameError as error:
             return self._unreadable(parts, str(error), now_ns, now_mono_ns)
+        self.unused_bits.note(picture, f"of frame {message.frame_id}")
         return Frame(
             station=self._station,
             frame_id=message.frame_id,

@@ -355,6 +355,37 @@ def test_a_file_that_is_no_picture_is_sent_and_found_unreadable(tmp_path_factory
     assert (frame.frame_id, frame.part_id) == (3, "p")
 
 
+@pytest.mark.parametrize("least_side_px", [None, 40])
+def test_a_damaged_jpeg_is_unreadable_and_the_next_one_is_fine(
+    tmp_path_factory: pytest.TempPathFactory, least_side_px: int | None
+) -> None:
+    folder = tmp_path_factory.mktemp("parts")
+    Image.fromarray(drawn.draw_part(np.random.default_rng(0), side_px=160)).save(folder / "whole.jpg", quality=90)
+    payload = (folder / "whole.jpg").read_bytes()
+    middle = len(payload) * 2 // 3
+    (folder / "cut.jpg").write_bytes(payload[:middle] + b"\xff\xd9")
+    (folder / "zeros.jpg").write_bytes(payload[:middle] + bytes(256) + payload[middle + 256 :])
+    frames = []
+    with opened() as source:
+        assert source.bound_endpoint is not None
+        if least_side_px is not None:
+            source.reduce_to(least_side_px)
+        with FrameSender(source.bound_endpoint) as sender:
+            for frame_id, name in enumerate(("cut", "zeros", "whole")):
+                path = folder / f"{name}.jpg"
+                sender.send(
+                    frame_message(path, station="line", frame_id=frame_id, part_id=name, encoding="as-is"),
+                    timeout_s=20,
+                )
+                frames.append(read(source))
+    cut, zeros, whole = frames
+    for damaged in (cut, zeros):
+        assert isinstance(damaged, UnreadableFrame)
+        assert damaged.reason.startswith("the image is damaged or truncated")
+        assert damaged.payload == (folder / f"{damaged.part_id}.jpg").read_bytes()
+    assert isinstance(whole, Frame)
+
+
 def test_a_sender_without_a_daemon_says_so() -> None:
     with opened() as source:
         endpoint = source.bound_endpoint

@@ -81,7 +81,7 @@ def test_part_ids_are_relative_to_the_folder_and_ids_count_up(parts: Path) -> No
     assert set(by_part) == {"a/part3.jpg", "broken.png", "part1.PNG", "part2.png", "part10.png"}
     broken, good = by_part["broken.png"], by_part["part2.png"]
     assert isinstance(broken, UnreadableFrame)
-    assert "not an image" in broken.reason
+    assert "header is damaged" in broken.reason
     assert isinstance(good, Frame)
     assert np.array_equal(good.image, np.full((4, 6, 3), (1, 2, 3), np.uint8))
 
