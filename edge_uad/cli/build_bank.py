@@ -70,10 +70,13 @@ def build_bank(
     from edge_uad.inference.bank import check_writable
     from edge_uad.runtime.assemble import load_backbone_for_many
     from edge_uad.sources import recorded_source, reduce_decoding
+    from edge_uad.sources.folder import FolderSource, describe_left_out, root_of
     from edge_uad.sources.recorded import frames_of
 
     check_writable(out)
     source, total = recorded_source(normals)
+    if isinstance(source, FolderSource) and (text := describe_left_out(source.left_out, root=root_of(normals))):
+        warn(text)
     backbone, workers = load_backbone_for_many(
         model_or_default(model), provider=provider, threads=threads, search_device=search_device
     )

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from edge_uad.cli.console import DECISION_STYLES, TerminalProgress, console, stderr
+from edge_uad.cli.console import DECISION_STYLES, TerminalProgress, console, stderr, warn
 from edge_uad.cli.model import model_or_default
 from edge_uad.cli.options import BankOption, JsonOption, ModelOption, ProviderOption, SearchDeviceOption, ThreadsOption
 
@@ -40,10 +40,13 @@ def inspect(
     from edge_uad.runtime.assemble import load_backbone_for_many, load_inspector
     from edge_uad.runtime.in_order import in_order
     from edge_uad.sources import reduce_decoding
-    from edge_uad.sources.folder import FolderSource, image_files
+    from edge_uad.sources.folder import FolderSource, describe_left_out, find_images
     from edge_uad.sources.recorded import frames_of
 
-    files = [file for named in images for file in image_files(named)]
+    found = [find_images(named) for named in images]
+    files = [file for one in found for file in one.images]
+    if text := describe_left_out([left_out for one in found for left_out in one.left_out]):
+        warn(text)
     folder = None if heatmaps is None else OverlayFolder(heatmaps, files)
     backbone, workers = load_backbone_for_many(
         model_or_default(model), provider=provider, threads=threads, search_device=search_device

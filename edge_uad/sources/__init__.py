@@ -117,9 +117,11 @@ def make_source(
 
             return VideoSource(station, Path(address.address).expanduser())
         case SourceKind.FOLDER:
-            from edge_uad.sources.folder import FolderSource, image_files, root_of  # noqa: PLC0415
+            from edge_uad.sources.folder import FolderSource, find_images, log_left_out, root_of  # noqa: PLC0415
 
-            return FolderSource(station, image_files(address.address), root=root_of(address.address))
+            found = find_images(address.address)
+            log_left_out(found, address.address)
+            return FolderSource(station, found.images, root=root_of(address.address), left_out=found.left_out)
         case SourceKind.PULL:
             from edge_uad.sources.zmq import ZmqSource  # noqa: PLC0415
 
@@ -161,10 +163,10 @@ def recorded_source(path: str, *, station: str = "recorded") -> tuple[FrameSourc
     """
     address = parse_source(path)
     if address.kind is SourceKind.FOLDER:
-        from edge_uad.sources.folder import FolderSource, image_files, root_of  # noqa: PLC0415
+        from edge_uad.sources.folder import FolderSource, find_images, root_of  # noqa: PLC0415
 
-        files = image_files(path)
-        return FolderSource(station, files, root=root_of(path)), len(files)
+        found = find_images(path)
+        return FolderSource(station, found.images, root=root_of(path), left_out=found.left_out), len(found.images)
     if address.kind is SourceKind.VIDEO:
         from edge_uad.sources.video import VideoSource, frame_count  # noqa: PLC0415
 

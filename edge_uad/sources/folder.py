@@ -1,52 +1,145 @@
-"""HeatmapRenderer from a folder, a glob or a list of files, in natural order."""
+"""Frames from a folder, a glob or a list of files, in natural order, and what was left out of it with its reason."""
 
+import fnmatch
 import glob
+import logging
 import os
 import re
 import time
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
 from pathlib import Path
 
 from edge_uad.errors import FrameError, SourceEndedError, UsageError
 from edge_uad.net.wire import valid_text
 from edge_uad.records import Frame, UnreadableFrame
-from edge_uad.sources.decode import MAX_IMAGE_PIXELS, SUFFIXES, decode_picture, read_bytes
+from edge_uad.sources.decode import MAX_IMAGE_PIXELS, SUFFIXES, UnusedBitsWarning, decode_picture, read_bytes
 
 _DIGITS = re.compile(r"(\d+)")
+_SHOWN_PER_REASON = 3
+_THUMBNAIL_NAMES = frozenset(
+    {
+        "@eadir",
+        "@recycle",
+        "@recently-snapshot",
+        "#recycle",
+        "#snapshot",
+        "__macosx",
+        "$recycle.bin",
+        "system volume information",
+        "lost+found",
+        ".thumbnails",
+        ".@__thumb",
+        ".ds_store",
+        "thumbs.db",
+        "ehthumbs.db",
+        "desktop.ini",
+    }
+)
+"""What network storage and file managers write beside pictures, in lower case."""
+_APPLE_DOUBLE = "._"
+"""How macOS begins the names of its notes on other files."""
+
+log = logging.getLogger("edge_uad.sources.folder")
 
 
-def image_files(path_or_glob: str) -> list[Path]:
-    """The pictures that a path names.
+class LeftOutReason(StrEnum):
+    """Why a file or folder gives no image; worded to follow a count."""
 
-    A folder gives every file below it with a picture's suffix; a glob (``**`` descends) gives every file that
-    it matches; a file gives itself. Hidden files and folders are left out of folders.
+    UNKNOWN_SUFFIX = "without a known suffix"
+    NO_SUFFIX = "without a suffix"
+    HIDDEN = "hidden"
+    THUMBNAIL = "of a file manager or network storage"
+    UNREADABLE_FOLDER = "unreadable folder"
+    REPEATED_FOLDER = "linked folder that is read already"
+    BROKEN_LINK = "broken link"
 
-    Returns:
-        In natural order: ``part2`` before ``part10``.
+
+@dataclass(frozen=True, slots=True)
+class LeftOut:
+    """A file or folder below the one named that gives no image."""
+
+    path: Path
+    reason: LeftOutReason
+
+
+@dataclass(frozen=True, slots=True)
+class FoundFiles:
+    """What a folder, glob or path holds."""
+
+    images: tuple[Path, ...]
+    """In natural order: ``part2`` before ``part10``."""
+    left_out: tuple[LeftOut, ...] = ()
+    """In natural order; a folder left out is one entry, whatever it holds."""
+
+    @property
+    def counts(self) -> Counter[LeftOutReason]:
+        """How many were left out for each reason."""
+        return Counter(one.reason for one in self.left_out)
+
+
+def describe_left_out(left_out: Iterable[LeftOut], *, root: Path | None = None) -> str | None:
+    """``4 files or folders left out: 3 without a known suffix (a.txt, …), 1 unreadable folder (x)``; None for none.
+
+    Args:
+        left_out: of one or more :class:`FoundFiles`.
+        root: names are relative to it where they lie below.
+    """
+    names: dict[LeftOutReason, list[str]] = {}
+    for one in left_out:
+        names.setdefault(one.reason, []).append(_printable(part_name(one.path, root)))
+    if not names:
+        return None
+    parts = [f"{len(those)} {reason} ({_first_few(those)})" for reason, those in names.items()]
+    n = sum(map(len, names.values()))
+    return f"{n} {'file or folder' if n == 1 else 'files or folders'} left out: {', '.join(parts)}"
+
+
+def find_images(path_or_glob: str) -> FoundFiles:
+    """The pictures that a path names, and what was left out.
+
+    A folder gives every file below it with a picture's suffix. Folders reached by symbolic links are read too, each
+    folder once, so that a link to a folder above ends nowhere. Hidden files and folders, and those that network storage
+    and file managers write, are left out; so is a file without suffix, even if it holds a picture. A glob (``**``
+    descends by the same rules) gives every other file that it matches, whatever its suffix; a file gives itself.
 
     Raises:
-        UsageError: nothing is there.
+        UsageError: nothing is there, or the folder cannot be listed.
     """
     path = Path(path_or_glob).expanduser()
     if path.is_dir():
-        files = [file for file in _walk(path) if file.suffix.lower() in SUFFIXES]
-        if not files:
-            known = " ".join(sorted(SUFFIXES))
-            raise UsageError(f"{path_or_glob}: the folder holds no image; known suffixes are {known}")
-    elif path.exists():
-        files = [path]
-    elif glob.has_magic(path_or_glob):
-        matches = glob.glob(str(path), recursive=True)  # noqa: PTH207  (Path.glob takes no absolute pattern)
-        files = [Path(name) for name in matches if not Path(name).is_dir()]
-        if not files:
-            raise UsageError(f"{path_or_glob}: no file matches")
-    else:
+        return _images_of_folder(path, path_or_glob)
+    if path.exists():
+        return FoundFiles((path,))
+    if not glob.has_magic(path_or_glob):
         raise UsageError(f"{path_or_glob}: there is no such file or folder; check the path")
-    return sorted(files, key=natural_key)
+    found = _images_of_glob(path)
+    if not found.images:
+        raise UsageError(f"{path_or_glob}: no file matches{_and_left_out(found.left_out, root_of(path_or_glob))}")
+    return found
+
+
+def image_files(path_or_glob: str) -> list[Path]:
+    """The images of :func:`find_images`; what was left out is logged as a warning.
+
+    Raises:
+        UsageError: as :func:`find_images`.
+    """
+    found = find_images(path_or_glob)
+    log_left_out(found, path_or_glob)
+    return list(found.images)
+
+
+def log_left_out(found: FoundFiles, path_or_glob: str) -> None:
+    """Log one warning that counts what was left out; nothing where all was taken."""
+    if text := describe_left_out(found.left_out, root=root_of(path_or_glob)):
+        log.warning("%s: %s", path_or_glob, text)
 
 
 def root_of(path_or_glob: str) -> Path:
-    """What the names of a folder's or glob's pictures are told relative to: the folder that has no wildcard."""
+    """The folder that part names of a folder's or glob's pictures are relative to: the one without wildcard."""
     path = Path(path_or_glob).expanduser()
     if path.is_dir():
         return path
@@ -61,7 +154,7 @@ def root_of(path_or_glob: str) -> Path:
 
 
 def part_name(path: Path, root: Path | None) -> str:
-    """What a file's part is called: its path, relative to ``root`` where it stands below; always valid UTF-8."""
+    """A file's part name: its path, relative to ``root`` where it lies below that; always valid UTF-8."""
     named = path.relative_to(root) if root is not None and path.is_relative_to(root) else path
     return valid_text(named.as_posix())
 
@@ -75,12 +168,117 @@ def natural_key(path: Path) -> list[tuple[int, int, str]]:
     return key
 
 
-def _walk(folder: Path) -> list[Path]:
-    found: list[Path] = []
-    for parent, folders, names in os.walk(folder, followlinks=False):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        found.extend(Path(parent, name) for name in names if not name.startswith("."))
+def _images_of_folder(folder: Path, named: str) -> FoundFiles:
+    left_out: list[LeftOut] = []
+    images: list[Path] = []
+    for file in _walk(folder, left_out):
+        if file.suffix.lower() in SUFFIXES:
+            images.append(file)
+        else:
+            reason = LeftOutReason.UNKNOWN_SUFFIX if file.suffix else LeftOutReason.NO_SUFFIX
+            left_out.append(LeftOut(file, reason))
+    found = _sorted(images, left_out)
+    if not images:
+        known = " ".join(sorted(SUFFIXES))
+        raise UsageError(
+            f"{named}: the folder holds no image; known suffixes are {known}{_and_left_out(found.left_out, folder)}"
+        )
     return found
+
+
+def _images_of_glob(pattern: Path) -> FoundFiles:
+    left_out: list[LeftOut] = []
+    if "**" in pattern.parts:
+        root = root_of(str(pattern))
+        wanted = pattern.parts[len(root.parts) :]
+        files = [file for file in _walk(root, left_out) if _matches(file.parts[len(root.parts) :], wanted)]
+        return _sorted(files, left_out)
+    matches = glob.glob(str(pattern))  # noqa: PTH207  (Path.glob takes no absolute pattern)
+    files = []
+    for file in map(Path, matches):
+        if _is_thumbnail(file.name):
+            left_out.append(LeftOut(file, LeftOutReason.THUMBNAIL))
+        elif not file.is_dir():
+            files.append(file)
+    return _sorted(files, left_out)
+
+
+def _matches(parts: Sequence[str], pattern: Sequence[str]) -> bool:
+    """Whether a path matches a glob, part by part; ``**`` stands for any number of folders."""
+    if not pattern:
+        return not parts
+    if pattern[0] == "**":
+        rest = pattern[1:] or ("*",)
+        return any(_matches(parts[skipped:], rest) for skipped in range(len(parts)))
+    return bool(parts) and fnmatch.fnmatchcase(parts[0], pattern[0]) and _matches(parts[1:], pattern[1:])
+
+
+def _sorted(images: Iterable[Path], left_out: Iterable[LeftOut]) -> FoundFiles:
+    return FoundFiles(
+        tuple(sorted(images, key=natural_key)), tuple(sorted(left_out, key=lambda one: natural_key(one.path)))
+    )
+
+
+def _walk(root: Path, left_out: list[LeftOut]) -> Iterator[Path]:
+    """Every visible file below a folder. Linked folders come last: one that has a path of its own is read by that.
+
+    Raises:
+        UsageError: the folder itself cannot be listed.
+    """
+    seen: set[tuple[int, int]] = set()
+    folders, links = [root], list[Path]()
+    while folders or links:
+        folder = folders.pop() if folders else links.pop(0)
+        try:
+            status = folder.stat()
+            if (status.st_dev, status.st_ino) in seen:
+                left_out.append(LeftOut(folder, LeftOutReason.REPEATED_FOLDER))
+                continue
+            seen.add((status.st_dev, status.st_ino))
+            with os.scandir(folder) as listing:
+                entries = sorted(listing, key=lambda entry: natural_key(Path(entry.name)))
+        except OSError as error:
+            if folder == root:
+                raise UsageError(f"the folder {root} cannot be listed: {error.strerror or error}") from error
+            left_out.append(LeftOut(folder, LeftOutReason.UNREADABLE_FOLDER))
+            continue
+        for entry in entries:
+            path = Path(entry.path)
+            if (reason := _unwanted(entry)) is not None:
+                left_out.append(LeftOut(path, reason))
+            elif entry.is_dir(follow_symlinks=False):
+                folders.append(path)
+            elif path.is_dir():
+                links.append(path)
+            else:
+                yield path
+
+
+def _unwanted(entry: os.DirEntry[str]) -> LeftOutReason | None:
+    if _is_thumbnail(entry.name):
+        return LeftOutReason.THUMBNAIL
+    if entry.name.startswith("."):
+        return LeftOutReason.HIDDEN
+    if entry.is_symlink() and not Path(entry.path).exists():
+        return LeftOutReason.BROKEN_LINK
+    return None
+
+
+def _is_thumbnail(name: str) -> bool:
+    return name.lower() in _THUMBNAIL_NAMES or name.startswith(_APPLE_DOUBLE)
+
+
+def _and_left_out(left_out: Sequence[LeftOut], root: Path) -> str:
+    text = describe_left_out(left_out, root=root)
+    return "" if text is None else f"; {text}"
+
+
+def _first_few(names: Sequence[str]) -> str:
+    return ", ".join(names[:_SHOWN_PER_REASON]) + (", …" if len(names) > _SHOWN_PER_REASON else "")
+
+
+def _printable(name: str) -> str:
+    return "".join(one if one.isprintable() else "\N{REPLACEMENT CHARACTER}" for one in name)
 
 
 class FolderSource:
@@ -91,11 +289,21 @@ class FolderSource:
         files: in the order of inspection.
         root: ``part_id`` is the file's path relative to this.
         max_pixels: larger pictures are unreadable.
+        left_out: what the folder holds beside ``files``, for a caller that reports it.
     """
 
     def __init__(
-        self, station: str, files: Sequence[Path], *, root: Path | None = None, max_pixels: int = MAX_IMAGE_PIXELS
+        self,
+        station: str,
+        files: Sequence[Path],
+        *,
+        root: Path | None = None,
+        max_pixels: int = MAX_IMAGE_PIXELS,
+        left_out: Sequence[LeftOut] = (),
     ) -> None:
+        self.left_out = tuple(left_out)
+        self.unused_bits = UnusedBitsWarning(station)
+        """Counts 16-bit pictures whose highest bits are never used."""
         self._station = station
         self._files = list(files)
         self._root = root
@@ -117,6 +325,8 @@ class FolderSource:
             SourceEndedError: all files have been given.
         """
         if self._next == len(self._files):
+            if self.unused_bits.n_pictures > 1:
+                log.warning("%s", self.unused_bits.summary)
             raise SourceEndedError(f"all {len(self._files)} files have been read")
         frame_id, path = self._next, self._files[self._next]
         self._next += 1
@@ -133,6 +343,7 @@ class FolderSource:
                 part_id=part_id,
                 reason=str(error),
             )
+        self.unused_bits.note(picture, part_id)
         return Frame(
             station=self._station,
             frame_id=frame_id,

@@ -60,6 +60,25 @@ def test_one_line_per_image_in_natural_order_and_a_summary(tiny_model: Path, tin
     assert re.search(r"24 images: 24 normal, 0 anomalous, 0 invalid; threshold 0\.\d{6}; [\d.]+ images/s", done.stderr)
 
 
+def test_what_a_folder_leaves_out_is_counted_and_named(
+    tiny_model: Path, tiny_bank: Path, good_parts: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "parts"
+    shutil.copytree(good_parts, folder)
+    (folder / "notes.txt").touch()
+    (folder / "@eaDir").mkdir()
+    shutil.copy(good_parts / "0.png", folder / "@eaDir" / "thumbnail.png")
+    shutil.copy(good_parts / "0.png", folder / "picture")
+    built = edge_uad("build-bank", folder, "--model", tiny_model, "--out", tmp_path / "b", "--false-alarm-rate", 0.05)
+    inspected = edge_uad("inspect", folder, "--bank", tiny_bank, "--model", tiny_model)
+    for done in (built, inspected):
+        assert "warning: 3 files or folders left out: 1 of a file manager or network storage (" in done.stderr
+        assert "1 without a known suffix (" in done.stderr
+        assert "notes.txt" in done.stderr
+    assert re.search("24 learned", built.stdout)
+    assert len(inspected.stdout.splitlines()) == 24
+
+
 def test_overlays_show_the_image_with_heat_on_the_scratch(
     tiny_model: Path, tiny_bank: Path, scratched_parts: Path, good_parts: Path, tmp_path: Path
 ) -> None:

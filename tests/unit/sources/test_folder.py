@@ -1,5 +1,8 @@
 """Files in the order a person expects, each once; a bad one is told, not skipped."""
 
+import glob
+import os
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +14,15 @@ from PIL import Image
 from edge_uad.errors import SourceEndedError, UsageError
 from edge_uad.records import Frame, UnreadableFrame
 from edge_uad.sources import SourceKind, make_source, parse_source, recorded_source, shown_source
-from edge_uad.sources.folder import FolderSource, image_files, natural_key, root_of
+from edge_uad.sources.folder import (
+    FolderSource,
+    LeftOutReason,
+    describe_left_out,
+    find_images,
+    image_files,
+    natural_key,
+    root_of,
+)
 from tests.fakes import read_to_end
 
 
@@ -44,6 +55,129 @@ def test_a_file_is_itself_even_where_its_name_looks_like_a_glob(parts: Path) -> 
     odd = parts / "part[2].png"
     odd.write_bytes((parts / "part2.png").read_bytes())
     assert image_files(str(odd)) == [odd]
+
+
+def write_picture(path: Path) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", (6, 4), (1, 2, 3)).save(path, "PNG")
+    return path
+
+
+def left_out(folder: Path | str, root: Path) -> set[tuple[str, LeftOutReason]]:
+    return {(one.path.relative_to(root).as_posix(), one.reason) for one in find_images(str(folder)).left_out}
+
+
+def test_what_a_folder_leaves_out_is_named_with_its_reason(parts: Path) -> None:
+    write_picture(parts / "picture_without_suffix")
+    (parts / "gone.png").symlink_to(parts / "nowhere.png")
+    assert left_out(parts, parts) == {
+        (".hidden", LeftOutReason.HIDDEN),
+        (".x.png", LeftOutReason.HIDDEN),
+        ("notes.txt", LeftOutReason.UNKNOWN_SUFFIX),
+        ("picture_without_suffix", LeftOutReason.NO_SUFFIX),
+        ("gone.png", LeftOutReason.BROKEN_LINK),
+    }
+    found = find_images(str(parts))
+    assert found.counts[LeftOutReason.HIDDEN] == 2
+    assert describe_left_out(found.left_out, root=parts) == (
+        "5 files or folders left out: 2 hidden (.hidden, .x.png), 1 broken link (gone.png), "
+        "1 without a known suffix (notes.txt), 1 without a suffix (picture_without_suffix)"
+    )
+    assert describe_left_out(()) is None
+
+
+@pytest.mark.parametrize(
+    "thumbnail",
+    [
+        "@eaDir/part2.png/SYNOPHOTO_THUMB_M.png",
+        "sub/@eaDir/a.png",
+        ".thumbnails/a.png",
+        "._part2.png",
+        "Thumbs.db",
+        ".DS_Store",
+        "__MACOSX/a.png",
+        "#recycle/a.png",
+    ],
+)
+def test_thumbnails_are_never_parts(parts: Path, thumbnail: str) -> None:
+    images = find_images(str(parts)).images
+    write_picture(parts / thumbnail)
+    for named in (parts, parts / "**" / "*", parts / "**" / "*.png"):
+        found = find_images(str(named))
+        assert set(found.images) <= {*images, parts / "notes.txt"}
+        assert found.counts[LeftOutReason.THUMBNAIL] == 1
+    assert "of a file manager or network storage" in str(describe_left_out(find_images(str(parts)).left_out))
+
+
+def test_linked_folders_are_read_once_and_cycles_end(parts: Path, tmp_path: Path) -> None:
+    write_picture(tmp_path / "elsewhere" / "far.png")
+    (parts / "linked").symlink_to(tmp_path / "elsewhere")
+    (parts / "again").symlink_to(parts / "a")
+    (parts / "a" / "up").symlink_to(parts)
+    (tmp_path / "elsewhere" / "back").symlink_to(parts)
+    expected = ["a/part3.jpg", "linked/far.png", "part1.PNG", "part2.png", "part10.png"]
+    for named in (str(parts), str(parts / "**" / "*.[pPj]*")):
+        found = find_images(named)
+        assert names(list(found.images), parts) == expected
+        assert found.counts[LeftOutReason.REPEATED_FOLDER] == 3
+
+
+def test_globs_with_two_stars_match_as_pythons_glob_does(parts: Path) -> None:
+    write_picture(parts / "a" / "b" / "deep.png")
+    for pattern in ("**", "**/*.png", "a/**/*.png", "**/b/*.png", "*/**/deep.png", "**/part?.*"):
+        expected = {
+            Path(name)
+            for name in glob.glob(str(parts / pattern), recursive=True)  # noqa: PTH207  (what it is compared with)
+            if Path(name).is_file()
+        }
+        assert set(find_images(str(parts / pattern)).images) == expected, pattern
+
+
+def test_a_folder_that_cannot_be_read_is_left_out_and_named() -> None:
+    with tempfile.TemporaryDirectory() as name:
+        root = Path(name)
+        root.chmod(0o755)
+        write_picture(root / "a.png")
+        (root / "closed").mkdir()
+        (root / "closed").chmod(0o000)
+        user = os.geteuid()
+        if user == 0:
+            os.seteuid(65534)
+        try:
+            found = find_images(name)
+            with pytest.raises(UsageError, match=r"closed cannot be listed: Permission denied"):
+                find_images(str(root / "closed"))
+        finally:
+            os.seteuid(user)
+        (root / "closed").chmod(0o755)
+    assert found.images == (root / "a.png",)
+    assert describe_left_out(found.left_out, root=root) == "1 file or folder left out: 1 unreadable folder (closed)"
+
+
+def test_where_all_is_left_out_the_error_says_what(tmp_path: Path) -> None:
+    write_picture(tmp_path / "shots" / "a")
+    (tmp_path / "shots" / "two\nlines.txt").touch()
+    with pytest.raises(UsageError) as error:
+        find_images(str(tmp_path / "shots"))
+    assert "2 files or folders left out: 1 without a suffix (a), 1 without a known suffix (two\ufffdlines.txt)" in str(
+        error.value
+    )
+
+
+def test_the_daemons_source_logs_what_it_leaves_out(parts: Path, caplog: pytest.LogCaptureFixture) -> None:
+    make_source(parse_source(str(parts)), station="line")
+    assert [record.getMessage() for record in caplog.records] == [
+        f"{parts}: 3 files or folders left out: 2 hidden (.hidden, .x.png), 1 without a known suffix (notes.txt)"
+    ]
+
+
+def test_16_bit_pictures_that_come_out_dark_are_counted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for name in ("0.png", "1.png"):
+        Image.fromarray(np.full((4, 6), 4000, np.uint16)).save(tmp_path / name)
+    read_to_end(FolderSource("line", [tmp_path / "0.png", tmp_path / "1.png"], root=tmp_path))
+    messages = [record.getMessage() for record in caplog.records]
+    assert messages[0].startswith("line: the 16-bit picture 0.png uses only the lower 12 bits")
+    assert messages[1:] == ["line: 2 16-bit pictures never use their highest bits and came out dark"]
 
 
 @pytest.mark.parametrize(
