@@ -18,7 +18,7 @@ from bank_tools.bench.bank import bank_of, bank_of_size
 from bank_tools.bench.clock import median_ratio, seconds_of
 from bank_tools.bench.frames import EncodedFrames, decoded, packaged_frames
 from bank_tools.bench.line import ServedLine, line_content
-from bank_tools.report.charts import Spread, lines
+from bank_tools.report.charts import LineChart, Spread
 from benchmarks.report import Report, Table, options_of, say
 from edge_uad.errors import EdgeUadError
 from edge_uad.inference.bank import PatchBank
@@ -215,11 +215,16 @@ def plot(
             series_name: [Spread.of([value_of(of[at])]) if at in of else None for at in x]
             for series_name, of in points.items()
         }
-        title = f"{y_label} against {x_label}"
-        svg = lines(
-            list(x), series, x_label=x_label, y_label=y_label, log_x=log_x, title=title, from_zero=True, standalone=True
+        chart = LineChart(
+            x=list(x),
+            series=series,
+            x_label=x_label,
+            y_label=y_label,
+            log_x=log_x,
+            from_zero=True,
+            title=f"{y_label} against {x_label}",
         )
-        report.plot(f"growth-{name}-{quantity}.svg", title, svg)
+        report.plot(f"growth-{name}-{quantity}.svg", chart)
 
 
 if __name__ == "__main__":

@@ -14,7 +14,10 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from bank_tools.report.charts import Chart
 
 
 @dataclass(frozen=True)
@@ -37,8 +40,8 @@ class Report:
     about: str
     """What was measured and how, in a paragraph."""
     tables: list[Table] = field(default_factory=list)
-    plots: dict[str, tuple[str, str]] = field(default_factory=dict)
-    """Title and SVG by file name."""
+    plots: dict[str, "Chart"] = field(default_factory=dict)
+    """By file name."""
     facts: dict[str, Any] = field(default_factory=dict)
     started_s: float = field(default_factory=time.monotonic)
 
@@ -47,9 +50,12 @@ class Report:
         self.tables.append(table)
         print_table(table)
 
-    def plot(self, file: str, title: str, svg: str) -> None:
-        """Keep a plot."""
-        self.plots[file] = (title, svg)
+    def plot(self, file: str, chart: "Chart") -> None:
+        """Keep a chart, which has a title; one with nothing to draw is left out, and that is printed."""
+        if chart.missing:
+            say(f"{file}: {chart.missing}")
+        else:
+            self.plots[file] = chart
 
     def close(self, options: argparse.Namespace) -> None:
         """Write what ``--json`` and ``--out`` name."""
@@ -57,8 +63,7 @@ class Report:
         print(f"{elapsed_s:.0f} s")
         if options.out is not None:
             options.out.mkdir(parents=True, exist_ok=True)
-            for file, (_, svg) in self.plots.items():
-                (options.out / file).write_text(svg, encoding="utf-8")
+            self._write_plots(options.out)
         if options.json is not None:
             options.json.parent.mkdir(parents=True, exist_ok=True)
             content = {
@@ -67,10 +72,17 @@ class Report:
                 "command": f"python -m benchmarks.{self.name}",
                 "elapsed_s": elapsed_s,
                 "tables": [asdict(table) for table in self.tables],
-                "plots": [{"file": file, "title": title} for file, (title, _) in self.plots.items()],
+                "plots": [{"file": file, "title": chart.title} for file, chart in self.plots.items()],
                 "facts": self.facts,
             }
             options.json.write_text(json.dumps(content, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+
+    def _write_plots(self, folder: Path) -> None:
+        if self.plots:
+            from bank_tools.report.figures import svg_of  # noqa: PLC0415  # most benchmarks draw nothing
+
+            for file, chart in self.plots.items():
+                (folder / file).write_bytes(svg_of(chart, background="white"))
 
 
 def options_of(description: str | None) -> argparse.ArgumentParser:

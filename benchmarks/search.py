@@ -19,7 +19,7 @@ import numpy as np
 from bank_tools.bench.bank import bank_of, bank_of_size
 from bank_tools.bench.clock import seconds_of
 from bank_tools.bench.frames import DRAWN_FRAMES, decoded, packaged_frames
-from bank_tools.report.charts import Spread, lines
+from bank_tools.report.charts import LineChart, Spread
 from benchmarks.report import Report, Table, options_of, say
 from edge_uad.inference.bank import PatchBank
 from edge_uad.inference.search import PatchSearch
@@ -330,18 +330,16 @@ def tell(report: Report, comparison: Comparison, sizes: Sequence[int]) -> None:
         for method in METHODS
         if any(comparison.of(method.name, size) for size in sizes)
     }
-    title = "search time of a frame against bank size"
-    svg = lines(
-        list(sizes),
-        series,
+    chart = LineChart(
+        x=list(sizes),
+        series=series,
         x_label="patches in the bank",
         y_label="ms per frame",
         log_x=True,
         log_y=True,
-        title=title,
-        standalone=True,
+        title="search time of a frame against bank size",
     )
-    report.plot("search.svg", title, svg)
+    report.plot("search.svg", chart)
     report.facts |= {
         "measured": [asdict(one) | {"median_ms": one.median_ms} for one in comparison.measured],
         "left_out": comparison.left_out,

@@ -19,12 +19,12 @@ from typing import Any
 
 import numpy as np
 import zmq
-from rich.table import Table
+from rich.table import Table as TerminalTable
 from textiles import KINDS, fetch_textiles
 
 from bank_tools.metrics.image import image_auroc, roc_curve
-from bank_tools.report.charts import histogram, roc
-from bank_tools.report.page import Picture, Section, charts, gallery, page, table
+from bank_tools.report.charts import Histogram, RocCurve
+from bank_tools.report.page import Charts, Gallery, Picture, Section, Table, page
 from edge_uad.cli.console import console, stderr
 from edge_uad.errors import EdgeUadError
 from edge_uad.inference.bank import PatchBank
@@ -193,7 +193,7 @@ COLUMNS = ("frames", "sent", "normal", "anomalous", "invalid", "median score", "
 
 
 def tell(inspected: list[Inspected]) -> None:
-    verdict_table = Table(*COLUMNS, title="verdicts")
+    verdict_table = TerminalTable(*COLUMNS, title="verdicts")
     for column in verdict_table.columns[1:]:
         column.justify = "right"
     for row in counts_of(inspected):
@@ -207,6 +207,7 @@ def write_report(inspected: list[Inspected], bank: PatchBank) -> None:
     auroc = auroc_of(inspected)
     scores = {kind: [one.verdict["score"] for one in inspected if one.kind == kind] for kind in KINDS}
     curve = roc_curve([one.kind != "nominal" for one in inspected], [one.verdict["score"] for one in inspected])
+    scored = [Histogram(scores=scores, threshold=manifest.threshold), RocCurve(points=curve, auroc=auroc)]
     by_score = sorted(inspected, key=lambda one: -one.verdict["score"])
     pictures = [
         Picture(one.overlay_jpeg, one.verdict["decision"], f"{one.kind}, score {one.verdict['score']:.4f}")
@@ -218,11 +219,11 @@ def write_report(inspected: list[Inspected], bank: PatchBank) -> None:
         f"bank {manifest.bank_id[:12]}, model {manifest.model_id[:12]}"
     )
     sections = [
-        Section("Verdicts", table(COLUMNS, counts_of(inspected))),
-        Section("Scores", charts(histogram(scores, threshold=manifest.threshold), roc(curve, auroc=auroc))),
-        Section("Frames by score, highest first", gallery(pictures)),
+        Section("Verdicts", [Table(COLUMNS, counts_of(inspected))]),
+        Section("Scores", [Charts(scored)]),
+        Section("Frames by score, highest first", [Gallery(pictures)]),
     ]
-    (OUT / "report.html").write_text(page("edge-uad demo: simulated textiles", lead, sections), encoding="utf-8")
+    (OUT / "report.html").write_bytes(page("edge-uad demo: simulated textiles", lead, sections))
 
 
 if __name__ == "__main__":

@@ -11,8 +11,7 @@ from bank_tools.evaluation.published import ABLATE, published
 from bank_tools.evaluation.results import Outcome, ResultTable, category_json, published_table
 from bank_tools.evaluation.variant import Variant, parse_scales
 from bank_tools.metrics.image import Mean, mean_of, show
-from bank_tools.report import charts
-from bank_tools.report.charts import Spread
+from bank_tools.report.charts import LineChart, Spread
 from edge_uad.errors import UsageError
 from edge_uad.records import Geometry
 
@@ -187,11 +186,11 @@ def _is_alone(sweep: Sweep, rows: Sequence[Row]) -> bool:
     return all(((sweep.knob, value),) in [row.point.changes for row in rows] for value in sweep.values)
 
 
-def _chart(sweep: Sweep, rows: Sequence[Row]) -> str:
+def _chart(sweep: Sweep, rows: Sequence[Row]) -> LineChart:
     by_value = {row.point.changes[0][1]: row for row in rows if [knob for knob, _ in row.point.changes] == [sweep.knob]}
     places = [_place(value) for value in sweep.values]
     spreads = [Spread.of([one.image.auroc for one in by_value[value].categories]) for value in sweep.values]
-    return charts.lines(places, {"image AUROC": spreads}, x_label=sweep.knob, y_label="image AUROC")
+    return LineChart(x=places, series={"image AUROC": spreads}, x_label=sweep.knob, y_label="image AUROC")
 
 
 def _place(value: str) -> float | str:

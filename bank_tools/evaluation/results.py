@@ -15,6 +15,7 @@ from bank_tools.evaluation.distance_table import content_digest
 from bank_tools.evaluation.published import Published
 from bank_tools.evaluation.step_cache import digest_of, write_result
 from bank_tools.metrics.image import ABSENT, mean_of, show
+from bank_tools.report.charts import Chart
 from edge_uad import __version__
 from edge_uad.errors import UsageError
 
@@ -46,8 +47,7 @@ class Outcome:
     warnings: tuple[str, ...]
     categories: tuple[CategoryResult, ...] = field(default=())
     """For charts and galleries."""
-    charts: tuple[str, ...] = field(default=())
-    """Inline SVG."""
+    charts: tuple[Chart, ...] = field(default=())
 
 
 def image_table(results: Sequence[CategoryResult]) -> ResultTable:

@@ -25,8 +25,7 @@ from bank_tools.evaluation.results import (
     pixel_table,
     published_table,
 )
-from bank_tools.report import charts
-from bank_tools.report.charts import Spread
+from bank_tools.report.charts import LineChart, Scatter, Spread
 from edge_uad.errors import UsageError
 
 CLUSTER_RATIOS = (0.05, 0.01)
@@ -116,12 +115,12 @@ def _tables(*tables: ResultTable | None) -> tuple[ResultTable, ...]:
     return tuple(table for table in tables if table is not None)
 
 
-def _low_shot_chart(found: Sequence[Shot]) -> str:
+def _low_shot_chart(found: Sequence[Shot]) -> LineChart:
     shots = list(dict.fromkeys(one.n_good for one in found))
     names = dict.fromkeys(one.category.name for one in found)
-    return charts.lines(
-        shots,
-        {name: [Spread.of(_aurocs(found, name, n_good)) for n_good in shots] for name in names},
+    return LineChart(
+        x=shots,
+        series={name: [Spread.of(_aurocs(found, name, n_good)) for n_good in shots] for name in names},
         x_label="good images",
         y_label="image AUROC",
         log_x=True,
@@ -132,8 +131,8 @@ def _aurocs(found: Sequence[Shot], category: str, n_good: int) -> list[float | N
     return [one.category.image.auroc for one in found if one.n_good == n_good and one.category.name == category]
 
 
-def _cluster_picture(one: ClusteredCategory) -> str:
+def _cluster_picture(one: ClusteredCategory) -> Scatter:
     groups: dict[str, list[tuple[float, float]]] = {}
     for kind, (x, y) in zip(one.kinds, one.picture, strict=bool(one.picture)):
         groups.setdefault(kind, []).append((x, y))
-    return charts.scatter(groups)
+    return Scatter(groups=groups, title=one.name)

@@ -19,6 +19,7 @@ from edge_uad.cli.measuring import (
     make_context,
     open_dataset,
     print_tables,
+    require_evaluate_extra,
     tell_warnings,
 )
 from edge_uad.cli.model import has_export_extra, model_or_default
@@ -81,6 +82,7 @@ def ablate(
 
     Example: [bold]edge-uad ablate mvtec/ --sweep bpm-kernel=1,3,5,7 --sweep layers=2-9,11 --categories bottle[/bold]
     """
+    require_evaluate_extra("edge-uad ablate")
     from bank_tools.bank.build import recipe_for
     from bank_tools.evaluation.ablation import ablate as run
     from bank_tools.evaluation.ablation import parse_sweep, points_of

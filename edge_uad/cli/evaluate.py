@@ -20,6 +20,7 @@ from edge_uad.cli.measuring import (
     make_context,
     open_dataset,
     print_tables,
+    require_evaluate_extra,
     tell_category,
     tell_warnings,
     whole_numbers,
@@ -102,6 +103,7 @@ def evaluate(
 
     Example: [bold]edge-uad evaluate mvtec/ --task defect --categories bottle,screw --out runs/mvtec[/bold]
     """
+    require_evaluate_extra("edge-uad evaluate")
     from bank_tools.bank.build import recipe_for
     from bank_tools.evaluation.results import check_out, write_results
     from bank_tools.evaluation.variant import Variant, parse_scales

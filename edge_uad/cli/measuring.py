@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -9,7 +10,7 @@ import typer
 
 from edge_uad.cli.console import console, stderr, warn
 from edge_uad.cli.options import Provider, SearchDevice
-from edge_uad.errors import UsageError
+from edge_uad.errors import MissingExtraError, UsageError
 from edge_uad.runtime.cache import cache_dir
 
 if TYPE_CHECKING:
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 
 GIB = 2**30
 SHOWN_WARNINGS = 20
+EVALUATE_PACKAGES = ("jinja2", "matplotlib", "scipy", "sklearn")
+"""What the [evaluate] extra brings."""
 
 RootArgument = Annotated[Path, typer.Argument(help="The dataset's folder.")]
 CategoriesOption = Annotated[
@@ -55,6 +58,16 @@ class Machine:
     """Images at a time."""
     cache_gib: float
     out: Path
+
+
+def require_evaluate_extra(command: str) -> None:
+    """Check that metrics, charts and the report can be made, before hours of work go into them.
+
+    Raises:
+        MissingExtraError: one of the packages of the [evaluate] extra is not installed.
+    """
+    if any(find_spec(package) is None for package in EVALUATE_PACKAGES):
+        raise MissingExtraError(command, "evaluate")
 
 
 def open_dataset(root: Path, layout: str, categories: str | None) -> "Dataset":

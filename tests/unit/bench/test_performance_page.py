@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from bank_tools.report.charts import LineChart, Spread
 from benchmarks.performance import BENCHMARKS, ROOT, markdown_table, write
 from benchmarks.report import Report, Table
 
@@ -18,7 +19,10 @@ def left_by(folder: Path) -> dict[str, Any]:
     """What a benchmark leaves behind."""
     report = Report(name="line", title="One line", about="Measured so.")
     report.add(Table("stages", ("stage", "ms"), [("decode", "1.5"), ("search | best", "12.25")], note="Of one frame."))
-    report.plot("rate.svg", "rate against stations", "<svg/>")
+    rate = {"one line": [Spread(1, 1, 1), Spread(2, 2, 2)]}
+    title = "rate against stations"
+    report.plot("rate.svg", LineChart(x=[1, 2], series=rate, x_label="stations", y_label="frames/s", title=title))
+    report.plot("nothing.svg", LineChart(x=[1], series={"one line": [None]}, x_label="stations", y_label="frames/s"))
     report.facts["goals"] = {"latency over the bare backbone's": [1.2, "<=", 1.1], "rate": [0.97, ">=", 0.95]}
     report.close(argparse.Namespace(json=folder / "line.json", out=folder))
     result: dict[str, Any] = json.loads((folder / "line.json").read_text(encoding="utf-8"))
