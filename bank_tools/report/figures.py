@@ -159,8 +159,10 @@ def _draw_histogram(axes: Axes, chart: Histogram) -> None:
     margin = 0.05 * (high - low) or 0.05 * high or 1.0
     low, high = max(0.0, low - margin), high + margin
     edges = np.linspace(low, high, N_BINS + 1)
+    tallest = 0
     for index, (name, group) in enumerate(chart.scores.items()):
         counts, _ = np.histogram(group, edges)
+        tallest = max(tallest, int(counts.max()))
         colour = _colour(index)
         axes.stairs(counts, edges, fill=True, color=colour, alpha=0.3, label=_short(name))
         axes.stairs(counts, edges, color=colour, linewidth=1.2)
@@ -177,7 +179,7 @@ def _draw_histogram(axes: Axes, chart: Histogram) -> None:
         fontsize=8,
     )
     axes.set_xlim(low, high)
-    axes.set_ylim(bottom=0)
+    axes.set_ylim(0, 1.14 * tallest)  # room for the threshold's label
     axes.set_xlabel("anomaly score")
     axes.set_ylabel("images")
     axes.yaxis.set_major_locator(MaxNLocator(integer=True))

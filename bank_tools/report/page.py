@@ -110,7 +110,7 @@ def _environment() -> Environment:
         finalize=_final,
     )
     environment.globals["absent"] = ABSENT
-    environment.filters |= {"shown": _shown, "svg_uri": _svg_uri, "jpeg_uri": _jpeg_uri}
+    environment.filters |= {"shown": _shown, "svg_uri": _svg_uri, "jpeg_uri": _jpeg_uri, "breakable": _breakable}
     return environment
 
 
@@ -121,6 +121,11 @@ def _final(value: object) -> object:
 
 def _shown(value: object) -> str:
     return show(value) if value is None or isinstance(value, float) else str(value)
+
+
+def _breakable(path: str) -> Markup:
+    """A line may end after each slash."""
+    return Markup("/<wbr>").join(printable(path).split("/"))
 
 
 def _svg_uri(chart: Chart) -> str:

@@ -12,7 +12,7 @@ import pytest
 from bank_tools.report.charts import Histogram, RocCurve, Scatter
 from bank_tools.report.page import Charts, Facts, Gallery, Notices, Picture, Section, Table, page
 
-VOID = {"meta", "img"}
+VOID = {"meta", "img", "wbr"}
 JPEG = b"\xff\xd8\xff"
 HOSTILE = '</td><script>alert("1")</script><img src=x onerror=alert(1)>{{ 7 * 7 }}{% raw %}\x1b[31m\x00caf\udce9\u202e'
 
@@ -73,6 +73,11 @@ def report(name: str = "tiles") -> bytes:
     )
 
 
+def elements(document: Document) -> list[tuple[str, list[str]]]:
+    """Tags and the names of their attributes; a caption may be broken after each slash of a path."""
+    return [(tag, sorted(found)) for tag, found in document.elements if tag != "wbr"]
+
+
 def test_every_block_is_on_the_page() -> None:
     document = Document(report())
     assert document.texts["h1"] == document.texts["title"] == ["tiles"]
@@ -107,12 +112,11 @@ def test_the_page_needs_nothing_else() -> None:
 def test_a_hostile_name_is_shown_and_not_obeyed() -> None:
     plain, hostile = Document(report()), Document(report(HOSTILE))
 
-    assert [tag for tag, _ in hostile.elements] == [tag for tag, _ in plain.elements]
-    assert [sorted(found) for _, found in hostile.elements] == [sorted(found) for _, found in plain.elements]
+    assert elements(hostile) == elements(plain)
     shown = HOSTILE.replace("\x1b", r"\x1b").replace("\x00", r"\x00").replace("\udce9", r"\xe9")
     shown = shown.replace("\u202e", r"\u202e")
-    for tag in ("title", "h1", "th", "li", "dt", "dd"):
-        assert hostile.texts[tag][-1 if tag == "th" else 0] == shown
+    for tag in ("title", "h1", "th", "li", "dt", "dd", "figcaption"):
+        assert hostile.texts[tag][-1 if tag == "th" else 0].strip() == shown.strip()
     assert all(character.isprintable() or character == "\n" for character in report(HOSTILE).decode())
 
 
