@@ -18,8 +18,8 @@ import numpy as np
 
 from bank_tools.bank import coreset
 from bank_tools.bank.coreset import coreset_size, greedy_coreset
-from bank_tools.bench.bank import bank_of_size
 from bank_tools.bench.clock import timed_call
+from bank_tools.bench.frames import bank_of_size
 from benchmarks.report import Report, Table, options_of, say
 from benchmarks.search import available_bytes, real_patches
 from edge_uad.records import Float32, Int

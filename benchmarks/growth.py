@@ -14,9 +14,8 @@ from pathlib import Path
 import numpy as np
 from rich.console import Console
 
-from bank_tools.bench.bank import bank_of, bank_of_size
 from bank_tools.bench.clock import median_ratio, seconds_of
-from bank_tools.bench.frames import EncodedFrames, decoded, packaged_frames
+from bank_tools.bench.frames import EncodedFrames, bank_of, bank_of_size, decoded, packaged_frames
 from bank_tools.bench.line import ServedLine, line_content
 from bank_tools.report.charts import LineChart, Spread
 from benchmarks.report import Report, Table, options_of, say

@@ -8,11 +8,9 @@ import sys
 import tempfile
 from pathlib import Path
 
-from bank_tools.bench.bank import saved_bank_of
-from bank_tools.bench.frames import packaged_frames
-from bank_tools.bench.results import Asked
+from bank_tools.bench.frames import packaged_frames, saved_bank_of
+from bank_tools.bench.results import LATENCY_GOAL, THROUGHPUT_GOAL, BenchOptions, tables_of
 from bank_tools.bench.run import run_bench
-from bank_tools.bench.tables import LATENCY_GOAL, THROUGHPUT_GOAL, tables_of
 from benchmarks.report import Report, Table, options_of
 from edge_uad.cli.console import TerminalProgress
 from edge_uad.runtime.assemble import load_backbone
@@ -30,15 +28,16 @@ def main() -> int:
     frames = packaged_frames()
     progress = TerminalProgress()
     with tempfile.TemporaryDirectory(prefix="edge-uad-", dir="/tmp") as folder:
-        asked = Asked(
+        bench = BenchOptions(
             model=model,
             bank=saved_bank_of(frames, backbone, Path(folder), progress),
             frames=frames,
             n_frames=QUICK_FRAMES if options.quick else N_FRAMES,
             batches=(2, 4),
+            live=(3,),
             folder=Path(folder),
         )
-        result = run_bench(asked, progress)
+        result = run_bench(bench, progress)
     report.about = (
         f"Model {card.backbone}, {card.input_hw[1]}×{card.input_hw[0]} px, {card.precision}; {result.frames}; "
         f"bank of {result.stages.n_bank:,} patches, {result.stages.foreground_ratio:.0%} of a frame's patches are "

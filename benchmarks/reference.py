@@ -22,9 +22,8 @@ from scipy.ndimage import gaussian_filter
 from torch import Tensor
 from torch.nn import functional
 
-from bank_tools.bench.bank import bank_of, bank_of_size
 from bank_tools.bench.clock import Timing, timed_call
-from bank_tools.bench.frames import decoded, packaged_frames
+from bank_tools.bench.frames import bank_of, bank_of_size, decoded, packaged_frames
 from benchmarks.report import Report, Table, options_of, say
 from edge_uad.inference.bank import PatchBank
 from edge_uad.inference.inspector import Inspector

@@ -16,9 +16,8 @@ from time import perf_counter, process_time, sleep
 import faiss
 import numpy as np
 
-from bank_tools.bench.bank import bank_of, bank_of_size
 from bank_tools.bench.clock import seconds_of
-from bank_tools.bench.frames import DRAWN_FRAMES, decoded, packaged_frames
+from bank_tools.bench.frames import DRAWN_FRAMES, bank_of, bank_of_size, decoded, packaged_frames
 from bank_tools.report.charts import LineChart, Spread
 from benchmarks.report import Report, Table, options_of, say
 from edge_uad.inference.bank import PatchBank

@@ -1,1 +1,1 @@
-"""What a frame costs on this machine."""
+"""``edge-uad bench``: what a frame costs on this machine, stage by stage and as a whole line."""

@@ -1,4 +1,4 @@
-"""The frames that a bench sends: encoded, as a camera's program sends them."""
+"""Inputs of a bench: frames, encoded as a camera's program sends them, and banks of these frames."""
 
 import time
 from collections.abc import Iterator, Sequence
@@ -6,40 +6,48 @@ from dataclasses import dataclass, replace
 from importlib.resources import files
 from io import BytesIO
 from itertools import cycle, islice
+from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
+from bank_tools.bank.build import MIN_IMAGES, build_bank, embed_all, embedder_for, recipe_for
 from edge_uad.errors import FrameError, UsageError
+from edge_uad.inference.bank import PatchBank
+from edge_uad.interfaces import Backbone
 from edge_uad.net.wire import FrameMessage
-from edge_uad.records import Float32, Frame
+from edge_uad.progress import Progress
+from edge_uad.records import Float32, Frame, Geometry
 from edge_uad.sources.decode import decode_image, decode_picture
 from edge_uad.sources.folder import image_files, part_name, root_of
 from edge_uad.sources.sender import JPEG_QUALITY, frame_message
 
 STATION = "bench"
 MAX_FRAMES = 64
-"""Different ones; they are sent again and again."""
+"""Different ones; they are sent repeatedly."""
 MAX_BYTES = 256 * 1024 * 1024
 CAMERA_HW = (960, 1280)
-"""Of the frames that are drawn from one picture."""
+"""Of the frames that are made from one picture."""
 DRAWN_FRAMES = 24
 SHOWN_RATIO = 0.9
 NOISE_LEVELS = 2.0
+JITTER = 0.2
+"""Length of the random step that separates a patch's copies; patches have length 1."""
+BLOCK_ROWS = 65536
 _FORMATS = {"jpeg": "JPEG", "png": "PNG"}
 
 
 @dataclass(frozen=True, slots=True)
 class EncodedFrames:
-    """What is sent."""
+    """Frames to send."""
 
     messages: tuple[FrameMessage, ...]
     origin: str
-    """Where they come from, for people."""
+    """Where they come from, in words."""
 
     @property
     def described(self) -> str:
-        """How many, what size, what encoding."""
+        """Number, size, encoding and origin in one line."""
         sizes = sorted({f"{one.width}×{one.height}" for one in self.messages})
         shown = sizes[0] if len(sizes) == 1 else f"{sizes[0]} to {sizes[-1]}"
         kib = np.median([len(one.payload) for one in self.messages]) / 1024
@@ -47,22 +55,22 @@ class EncodedFrames:
         return f"{len(self.messages)} frames, {shown} px, {encodings}, {kib:.0f} KiB each ({self.origin})"
 
     def endless(self) -> Iterator[FrameMessage]:
-        """Again and again."""
+        """All of them, repeated without end."""
         return cycle(self.messages)
 
     def first(self, n: int) -> list[FrameMessage]:
-        """So many, from the first on, again and again."""
+        """``n`` frames from the first on, repeated where there are fewer."""
         return list(islice(self.endless(), n))
 
 
 def frames_from_files(images: Sequence[str]) -> EncodedFrames:
-    """HeatmapRenderer of folders, globs or files as frames; JPEG and PNG files go as they are.
+    """Pictures of folders, globs or files as frames; JPEG and PNG files are sent unchanged.
 
     Args:
         images: as ``edge-uad send`` takes them.
 
     Raises:
-        UsageError: nothing is there, or a file holds no picture.
+        UsageError: there is no such file, or a file holds no picture.
         EdgeUadError: a file cannot be read.
     """
     found = [(file, root_of(named)) for named in images for file in image_files(named)]
@@ -84,13 +92,13 @@ def frames_from_files(images: Sequence[str]) -> EncodedFrames:
 
 
 def frames_from_picture(picture: bytes, n: int, *, hw: tuple[int, int] = CAMERA_HW, seed: int = 0) -> EncodedFrames:
-    """Frames as a camera would take them of one scene: its place varies a little, and there is noise.
+    """Frames as a camera would take them of one scene: each shifted a little, with other noise.
 
     Args:
         picture: an image file.
-        n: how many.
-        hw: the camera's.
-        seed: of places and noise.
+        n: number of frames.
+        hw: height and width of a frame in pixels.
+        seed: of shifts and noise.
     """
     scene = Image.fromarray(decode_image(picture))
     rng = np.random.default_rng(seed)
@@ -100,16 +108,16 @@ def frames_from_picture(picture: bytes, n: int, *, hw: tuple[int, int] = CAMERA_
 
 
 def packaged_frames(n: int = DRAWN_FRAMES, *, hw: tuple[int, int] = CAMERA_HW) -> EncodedFrames:
-    """Frames for a machine that has none: drawn from the picture that every export is checked on."""
+    """Frames for a machine that has none: made from the picture that every export is checked with."""
     return frames_from_picture((files("export") / "parity_image.jpg").read_bytes(), n, hw=hw)
 
 
 def decoded(message: FrameMessage, *, least_side_px: int | None = None) -> Frame:
-    """The message's frame of this moment, by the decoder that sources use.
+    """The decoded frame, captured now, by the decoder that sources use.
 
     Args:
         message: encoded.
-        least_side_px: as the bank demands.
+        least_side_px: decode JPEG pictures at the smallest size whose sides have so many pixels; None: in full.
 
     Raises:
         FrameError: it holds no picture.
@@ -129,9 +137,51 @@ def decoded(message: FrameMessage, *, least_side_px: int | None = None) -> Frame
     )
 
 
-def sent_now(message: FrameMessage, *, station: str, frame_id: int) -> FrameMessage:
-    """The same picture, captured at this moment."""
+def stamped_now(message: FrameMessage, *, station: str, frame_id: int) -> FrameMessage:
+    """The same picture with the present time as its capture time."""
     return replace(message, station=station, frame_id=frame_id, captured_at_ns=time.time_ns())
+
+
+def bank_of(
+    frames: EncodedFrames, backbone: Backbone, progress: Progress, *, geometry: Geometry = Geometry.STRETCH
+) -> PatchBank:
+    """A bank of every foreground patch of the first frames.
+
+    Raises:
+        UsageError: a single frame, or frames that hold nothing to learn from.
+    """
+    messages = frames.messages[:DRAWN_FRAMES]
+    if len(messages) < MIN_IMAGES:
+        raise UsageError(f"one frame makes no bank: name {MIN_IMAGES} images or more, or a bank with --bank")
+    recipe = replace(recipe_for(backbone.card), coreset_ratio=1.0, geometry=geometry)
+    embedder = embedder_for(backbone, recipe)
+    images = embed_all(map(decoded, messages), embedder, len(messages), progress)
+    return build_bank(images, recipe=recipe, embedder=embedder, progress=progress).bank
+
+
+def saved_bank_of(frames: EncodedFrames, backbone: Backbone, folder: Path, progress: Progress) -> Path:
+    """:func:`bank_of` as a file in this folder."""
+    path = folder / "bank.safetensors"
+    bank_of(frames, backbone, progress).save(path)
+    return path
+
+
+def bank_of_size(bank: PatchBank, n_patches: int, *, seed: int = 0) -> PatchBank:
+    """A bank of ``n_patches`` with this one's distribution: copies of its patches, each a small random step away."""
+    rng = np.random.default_rng(seed)
+    rows = np.sort(rng.integers(0, len(bank.patches), n_patches))
+    patches = bank.patches[rows]
+    step = np.float32(JITTER / np.sqrt(patches.shape[1]))
+    for start in range(0, n_patches, BLOCK_ROWS):
+        block = patches[start : start + BLOCK_ROWS]
+        block += step * rng.standard_normal(block.shape, np.float32)
+        block /= np.linalg.norm(block, axis=1, keepdims=True)
+    return PatchBank.sealed(
+        patches=patches,
+        patch_image=bank.patch_image[rows],
+        calibration=bank.calibration,
+        manifest=replace(bank.manifest, n_patches=n_patches),
+    )
 
 
 def _shot(scene: Image.Image, frame_id: int, noise: Float32, rng: np.random.Generator) -> FrameMessage:

@@ -40,6 +40,9 @@ def bench(
     batches: Annotated[
         str, typer.Option("--batch", help="Values of max_batch to compare, by commas; 1 compares none.")
     ] = "2,4",
+    live: Annotated[
+        str, typer.Option("--live", help="Numbers of live stations to measure, by commas; 0 measures none.")
+    ] = "3",
     compare: Annotated[
         bool, typer.Option("--settings/--no-settings", help="Compare each optional setting with the default, too.")
     ] = True,
@@ -50,14 +53,14 @@ def bench(
 ) -> None:
     """Measure the real pipeline on real frames: stages, latency, rate, memory, and the machine's limit.
 
-    A daemon runs beside the bench, in a process of its own, fed and heard over ZeroMQ. Whatever is compared is measured
-    in turn, in this same run. Do nothing else on the machine meanwhile.
+    Frames are sent over ZeroMQ to a daemon in a process of its own. Whatever is compared is measured in turn, in this
+    same run. Do nothing else on the machine meanwhile.
 
     Example: [bold]edge-uad bench parts/ --bank bank.safetensors --frames 200[/bold]
     """
-    from bank_tools.bench.bank import saved_bank_of
+    from bank_tools.bench.frames import saved_bank_of
     from bank_tools.bench.machine import OtherPrograms
-    from bank_tools.bench.results import Asked
+    from bank_tools.bench.results import BenchOptions
     from bank_tools.bench.run import run_bench
     from edge_uad.runtime.assemble import load_backbone, load_inspector
     from edge_uad.runtime.settings import MAX_STATIONS
@@ -65,6 +68,9 @@ def bench(
     sizes = whole_numbers(batches, "--batch")
     if sizes[-1] > MAX_STATIONS:
         raise UsageError(f"--batch names {sizes[-1]}; a line has {MAX_STATIONS} stations at most, and so a batch")
+    numbers = () if live.strip() == "0" else whole_numbers(live, "--live")
+    if numbers and numbers[-1] > MAX_STATIONS:
+        raise UsageError(f"--live names {numbers[-1]}; a line has {MAX_STATIONS} stations at most")
     encoded = _frames(frames)
     path = model_or_default(model)
     backbone = load_backbone(path, provider=provider, threads=threads)
@@ -74,7 +80,7 @@ def bench(
     progress = TerminalProgress()
     # not below $TMPDIR, which may be too long for a socket's name
     with tempfile.TemporaryDirectory(prefix="edge-uad-", dir="/tmp") as folder:
-        asked = Asked(
+        options = BenchOptions(
             model=path,
             bank=bank or saved_bank_of(encoded, backbone, Path(folder), progress),
             frames=encoded,
@@ -84,9 +90,10 @@ def bench(
             search_device=search_device,
             batches=sizes,
             compare=compare,
+            live=numbers,
             folder=Path(folder),
         )
-        result = run_bench(asked, progress)
+        result = run_bench(options, progress)
     share = others.share()
     _tell(result, share, as_json=as_json)
     if share is not None and share > BUSY_SHARE:
@@ -103,7 +110,7 @@ def _tell(result: "BenchResult", others_share: float | None, *, as_json: bool) -
     import dataclasses
 
     from bank_tools.bench.machine import machine
-    from bank_tools.bench.tables import tables_of
+    from bank_tools.bench.results import tables_of
 
     named = machine()
     if as_json:

@@ -2,14 +2,27 @@
 
 import json
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from bank_tools.bench.frames import frames_from_files
 from bank_tools.bench.line import ServedLine, line_content
+from bank_tools.bench.results import BenchOptions
+from bank_tools.bench.run import measure_settings, settings_to_compare
 from edge_uad.errors import EdgeUadError
+from edge_uad.progress import SilentProgress
 from tests.conftest import edge_uad
+
+
+@pytest.fixture
+def short_folder() -> Iterator[Path]:
+    """Short enough for a socket's name, which pytest's folders may not be."""
+    with tempfile.TemporaryDirectory(dir="/tmp") as folder:
+        yield Path(folder)
+
 
 STAGES = {"decode", "preprocess", "backbone", "masking", "search", "heatmap", "publish"}
 
@@ -17,8 +30,8 @@ STAGES = {"decode", "preprocess", "backbone", "masking", "search", "heatmap", "p
 @pytest.fixture(scope="module")
 def measured(tiny_model: Path, tiny_bank: Path, good_parts: Path) -> dict[str, Any]:
     done = edge_uad(
-        *("bench", good_parts, "--bank", tiny_bank, "--model", tiny_model, "--frames", 8, "--batch", "1,2", "--json"),
-        timeout_s=220,
+        *("bench", good_parts, "--bank", tiny_bank, "--model", tiny_model),
+        *("--frames", 8, "--live", 2, "--no-settings", "--json"),
     )
     result: dict[str, Any] = json.loads(done.stdout)
     return result
@@ -45,19 +58,35 @@ def test_the_line_is_measured_beside_the_backbone_and_beside_a_matrix_product(me
     assert line["peak_rss_mib"] is None or line["peak_rss_mib"] > 10
 
 
-def test_each_optional_setting_stands_beside_the_default(measured: dict[str, Any]) -> None:
-    names = [one["name"] for one in measured["settings"]]
-    assert "threads 1" in names
-    assert "max_batch 2, 2 stations" in names
-    assert {"heatmap never", "heatmap always", "audit log", "evidence of every frame", "metrics"} <= set(names)
-    assert not any(name.startswith("max_batch 1") for name in names)
-    assert all(one["rate_hz"] > 0 and one["rate_ratio"] > 0 for one in measured["settings"])
+def test_live_stations_share_the_rate_and_none_is_left_out(measured: dict[str, Any]) -> None:
+    (live,) = measured["live"]
+    assert live["n_stations"] == 2
+    assert 0 < live["slowest_hz"] <= live["rate_hz"] / 2
+    assert live["rate_hz"] <= 2 * live["camera_hz"] * 1.1
+    assert 0 < live["latency"]["median_ms"] <= live["latency"]["p99_ms"]
+
+
+def test_settings_are_measured_in_turns_with_the_default(
+    tiny_model: Path, tiny_bank: Path, good_parts: Path, short_folder: Path
+) -> None:
+    """Batches of several stations, and what is written to disk: the rest of the list is checked as configs in unit/."""
+    options = BenchOptions(
+        model=tiny_model, bank=tiny_bank, frames=frames_from_files([str(good_parts)]), n_frames=4, folder=short_folder
+    )
+    listed = settings_to_compare(n_cores=1, batches=(2,), folder=short_folder)
+    chosen = [one for one in listed if one.name in {"max_batch 2, 2 stations", "evidence of every frame"}]
+    batched, kept = measure_settings(options, chosen, SilentProgress())
+
+    assert (batched.name, kept.name) == ("max_batch 2, 2 stations", "evidence of every frame")
+    assert all(one.rate_hz > 0 and one.rate_ratio > 0 and one.latency_ratio > 0 for one in (batched, kept))
+    assert any(file.suffix == ".png" for file in (short_folder / "evidence").rglob("*"))
 
 
 def test_without_frames_and_bank_it_runs_on_a_machine_that_has_nothing(tiny_model: Path) -> None:
-    done = edge_uad("bench", "--model", tiny_model, "--frames", 4, "--no-settings")
-    for told in ("instruction sets", "1280×960 px", "capture to verdict heard", "over backbone", "matrix product"):
-        assert told in done.stdout
+    done = edge_uad("bench", "--model", tiny_model, "--frames", 4, "--no-settings", "--live", 0)
+    for shown in ("instruction sets", "1280×960 px", "capture to verdict received", "over backbone", "matrix product"):
+        assert shown in done.stdout
+    assert "live" not in done.stdout
     assert "stages" in done.stderr
 
 
@@ -66,24 +95,26 @@ def test_what_cannot_be_benched_is_said_in_one_sentence(
 ) -> None:
     torn = tmp_path / "torn.png"
     torn.write_bytes((good_parts / "0.png").read_bytes()[:200])
-    for arguments, told, code in (
+    for arguments, message, code in (
         ((torn, "--model", tiny_model), "needs whole pictures", 2),
         ((good_parts / "0.png", "--model", tiny_model), "one frame makes no bank", 2),
         ((tmp_path / "nowhere", "--model", tiny_model), "there is no such file or folder", 2),
         ((good_parts, "--model", tiny_model, "--batch", "many"), "--batch is 'many'", 2),
         ((good_parts, "--model", tiny_model, "--batch", "65"), "64 stations at most", 2),
+        ((good_parts, "--model", tiny_model, "--live", "3,65"), "64 stations at most", 2),
         ((good_parts, "--model", other_tiny_model, "--bank", tiny_bank), "was built with model", 3),
     ):
         done = edge_uad("bench", *arguments, expect=code)
-        assert told in " ".join(done.stderr.split())
+        assert message in " ".join(done.stderr.split())
         assert "Traceback" not in done.stderr
 
 
-def test_a_daemon_that_does_not_come_up_tells_why(tiny_model: Path, tmp_path: Path) -> None:
+def test_a_daemon_that_does_not_start_is_reported_with_its_log(
+    tiny_model: Path, tmp_path: Path, short_folder: Path
+) -> None:
     content = line_content(tiny_model, tmp_path / "nowhere.safetensors")
     with (
-        tempfile.TemporaryDirectory(dir="/tmp") as folder,  # short enough for a socket's name
         pytest.raises(EdgeUadError, match=r"ended with code 3; the end of its log:\n(.|\n)*there is no bank at"),
-        ServedLine(content, Path(folder) / "line"),
+        ServedLine(content, short_folder / "line"),
     ):
-        pytest.fail("it came up without a bank")
+        pytest.fail("it started without a bank")
