@@ -2,8 +2,8 @@
 
     edge-uad inspect test/ --bank bank.safetensors --json | python benchmarks/auroc.py
 
-An image is good where its folder is called ``good``. Prints, besides, what a line sees: false alarms and recall at the
-calibrated threshold. An invalid verdict counts as a reject and has no part in the AUROC.
+An image is good where its folder is called ``good``. Also prints false alarms and recall at the calibrated threshold.
+An invalid verdict counts as a reject and is left out of the AUROC.
 """
 
 import json

@@ -3,7 +3,7 @@
     python benchmarks/calibration.py LEARNED_FOLDER UNSEEN_FOLDER
 
 *cross-fitted*: what build-bank does. *own patches left out*: each image scored against the finished coreset less its
-own patches; cheaper, and simpler to say. For each false-alarm rate asked, the rate realised on the unseen good parts.
+own patches; cheaper and simpler. For each requested false-alarm rate the rate realised on the unseen good parts.
 """
 
 import argparse
@@ -35,7 +35,7 @@ def main() -> None:
     parser.add_argument("--every", type=int, default=1, help="learn every n-th image only")
     parser.add_argument("--coreset", type=float, default=0.1)
     parser.add_argument("--bpm-threshold", type=float, default=0.1)
-    parser.add_argument("--top-ratio", type=float, default=None, help="the model's where not said")
+    parser.add_argument("--top-ratio", type=float, default=None, help="default: the model's")
     options = parser.parse_args()
 
     backbone = load_backbone(provide_default_model())
@@ -50,7 +50,7 @@ def main() -> None:
         "own patches left out": own_patches_left_out(learned, coreset, top_ratio),
     }
     print(f"{len(learned)} learned, {len(unseen)} unseen good images, median score of the unseen {np.median(new):.4f}")
-    print(f"{'calibration':<22}{'median':>8}" + "".join(f"{f'asked {rate:g}':>12}" for rate in RATES))
+    print(f"{'calibration':<22}{'median':>8}" + "".join(f"{f'rate {rate:g}':>12}" for rate in RATES))
     for name, scores in ways.items():
         realised = [np.mean(new > conformal_threshold(np.sort(scores), rate)) for rate in RATES]
         print(f"{name:<22}{np.median(scores):8.4f}" + "".join(f"{rate:12.3f}" for rate in realised))

@@ -64,7 +64,7 @@ def main() -> int:
     measured: list[Measured] = []
     for size in sizes:
         measured += measured_at(bank_of_size(bank, size).patches)
-    tell(report, measured)
+    add_table(report, measured)
     report.close(options)
     return 0
 
@@ -106,7 +106,7 @@ def timed_choices(method: str, choices: Iterator[int], points: Float32, own: Int
 
 
 def projected(patches: Float32, rng: np.random.Generator) -> Float32:
-    """As greedy_coreset does."""
+    """The random projection that greedy_coreset uses."""
     projection = rng.standard_normal((patches.shape[1], coreset.PROJECTION_DIM), np.float32)
     points: Float32 = patches @ (projection / np.float32(np.sqrt(coreset.PROJECTION_DIM)))
     return points
@@ -145,7 +145,7 @@ def all_pairs_first(points: Float32, anchors: Int) -> Iterator[int]:
 
 
 def radius(points: Float32, rows: Int) -> float:
-    """How far the farthest point lies from the nearest of the rows."""
+    """Largest distance of a point to the nearest of the rows."""
     norms = np.einsum("md,md->m", points, points)
     farthest = 0.0
     for some in np.array_split(np.arange(len(points)), max(1, len(points) // 2048)):
@@ -155,7 +155,7 @@ def radius(points: Float32, rows: Int) -> float:
     return float(np.sqrt(max(farthest, 0)))
 
 
-def tell(report: Report, measured: list[Measured]) -> None:
+def add_table(report: Report, measured: list[Measured]) -> None:
     rows = [
         [
             one.method,

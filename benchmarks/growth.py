@@ -1,8 +1,8 @@
-"""What becomes of rate, latency and memory as a line grows: more stations, a larger bank, a larger input.
+"""Rate, latency and memory as a line grows: more stations, a larger bank, larger frames, a larger input.
 
     python -m benchmarks.growth
 
-Each point is a daemon in a process of its own, fed over its sockets with the packaged picture's frames.
+Each point is a separate daemon process that is sent the packaged picture's frames over its sockets.
 """
 
 import sys
@@ -29,7 +29,7 @@ from export.variants import provide_variant
 STATIONS = (1, 2, 4, 8, 16)
 BANKS = (1_000, 3_000, 10_000, 30_000, 100_000)
 FRAME_HW = ((240, 320), (480, 640), (960, 1280), (1920, 2560), (3000, 4000))
-REDUCED = "*Reduced* is what `build-bank --reduced-decode` asks for; it begins where half a frame is enough."
+REDUCED = "*Reduced* is `build-bank --reduced-decode`; it takes effect where half the size is enough."
 LARGER_INPUT_PX = 448
 FRAMES = 16
 LATENCY_FRAMES = 8
@@ -46,7 +46,7 @@ class Point:
 
 
 class Growth:
-    """Lines of every kind, each in a folder of its own."""
+    """Starts lines, each in its own folder."""
 
     def __init__(self, folder: Path, *, quick: bool) -> None:
         self.folder = folder
@@ -91,8 +91,8 @@ def main() -> int:
         title="Growth",
         about=(
             "Verdicts per second with frames waiting all the while (of 1280×960 px, where no other size is named), "
-            "median latency of one frame alone, and the daemon's peak memory: each row a daemon in a process of its "
-            "own."
+            "median latency of one frame alone, and the daemon's peak memory: each row a separate daemon "
+            "process."
         ),
     )
     with tempfile.TemporaryDirectory(prefix="edge-uad-", dir="/tmp") as folder:
@@ -109,9 +109,9 @@ def main() -> int:
 
 def stations(growth: Growth, report: Report, model: Path, bank: PatchBank, numbers: Sequence[int]) -> None:
     path = growth.saved(bank, "stations")
-    points: dict[str, dict[int, Point]] = {"side by side": {}, "batched": {}}
+    points: dict[str, dict[int, Point]] = {"parallel frames": {}, "batched": {}}
     for n in numbers:
-        points["side by side"][n] = growth.point(f"stations: {n}", model, path, n_stations=n)
+        points["parallel frames"][n] = growth.point(f"stations: {n}", model, path, n_stations=n)
         if n > 1:
             points["batched"][n] = growth.point(f"stations: {n}, batched", model, path, n_stations=n, max_batch=n)
     rows = [

@@ -2,9 +2,9 @@
 
     python -m benchmarks.performance [--quick] [--only line,growth] [--page-only] [--good FOLDER] [--test FOLDER]
 
-Runs each benchmark in a process of its own, keeps what it leaves in build/performance/, and makes the page and
-docs/performance/*.svg of it. ``--quick`` tries whether all of it runs; its page stays in build/performance/. A
-benchmark that fails leaves the page as it was; run it again with ``--only`` and the others' results are taken as kept.
+Runs each benchmark as a process, keeps its results in build/performance/, and writes from them the page and
+docs/performance/*.svg. ``--quick`` only checks that all of them run; its page stays in build/performance/. A benchmark that fails
+leaves the page unchanged; run it again with ``--only``, and the kept results of the others are used.
 ``--good`` and ``--test`` are real parts for what a lower precision does to verdicts; a folder called ``good`` is good.
 """
 
@@ -27,19 +27,19 @@ ROOT = Path(__file__).parents[1]
 BUILD = ROOT / "build" / "performance"
 PAGE = ROOT / "docs" / "performance.md"
 BENCHMARKS = ("line", "stations", "reference", "sessions", "precision", "search", "coreset", "growth")
-"""In the page's order; one that this tree does not have is left out."""
+"""In the page's order; one that this checkout does not have is left out."""
 OF_PARTS = "precision"
-"""The one that real parts are for."""
+"""The one that takes ``--good`` and ``--test``."""
 
 HEAD = """# Performance
 
 How fast edge-uad is on one named machine, and how far that is from what the machine can do. Every figure and picture
-here is written by `make performance`, which took {total} on it; nothing is typed in by hand.
+here is written by `make performance`, which took {total} on it.
 
 {machine}
 
 Whatever is compared was measured in turn, a little of each, in the same run: what disturbs the machine for a while
-disturbs both. Medians, and p99 where there are enough repetitions to speak of one.
+disturbs both. Medians, and p99 where there are enough repetitions.
 """
 
 
@@ -64,9 +64,11 @@ def main() -> int:
 
 def parsed() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="does everything run? the page stays in build/performance")
+    parser.add_argument(
+        "--quick", action="store_true", help="check that everything runs; the page stays in build/performance"
+    )
     parser.add_argument("--only", metavar="NAMES", help=f"by commas, of {', '.join(BENCHMARKS)}")
-    parser.add_argument("--page-only", action="store_true", help="make the page of what is kept")
+    parser.add_argument("--page-only", action="store_true", help="write the page from kept results")
     parser.add_argument("--good", type=Path, metavar="FOLDER", help="good parts, for the lower precisions")
     parser.add_argument("--test", type=Path, metavar="FOLDER", help="more parts, for the lower precisions")
     return parser.parse_args()
@@ -77,7 +79,7 @@ def kept(name: str) -> Path:
 
 
 def measure(names: Sequence[str], *, quick: bool, parts: Mapping[str, Path | None]) -> None:
-    """Run each, and note beside its results how much other programs took of the machine.
+    """Run each, and add to its results the share of the machine that other programs took.
 
     Raises:
         SystemExit: one failed; the rest is not run.
@@ -94,7 +96,7 @@ def measure(names: Sequence[str], *, quick: bool, parts: Mapping[str, Path | Non
             kept(name).unlink(missing_ok=True)
             raise SystemExit(f"benchmarks.{name} ended with exit code {code}; nothing was written to {PAGE.name}")
         result = json.loads(kept(name).read_text(encoding="utf-8"))
-        # where this machine keeps them is nobody's business: the last folders name them
+        # the last folders name the parts; the rest of the path is private to this machine
         shown = "".join(f" {option} {Path(*folder.absolute().parts[-3:])}" for option, folder in given.items())
         result["command"] += shown
         around = {"quick": quick, "others_share": others.share(), "whole_s": time.monotonic() - started_s}
@@ -102,7 +104,7 @@ def measure(names: Sequence[str], *, quick: bool, parts: Mapping[str, Path | Non
 
 
 def write(page: Path, results: dict[str, dict[str, Any]], build: Path) -> None:
-    """The page, and its pictures, taken from the build folder, beside it."""
+    """Write the page, and copy its pictures from the build folder into the folder with the page's name."""
     pictures = page.parent / page.stem
     shutil.rmtree(pictures, ignore_errors=True)
     pictures.mkdir(parents=True)
@@ -111,7 +113,7 @@ def write(page: Path, results: dict[str, dict[str, Any]], build: Path) -> None:
     for result in results.values():
         lines += section(result, build, pictures)
     stamp = datetime.now(UTC).date().isoformat()
-    lines.append(f"*Measured on {stamp}. `python -m benchmarks.performance --help` tells how to measure a part anew.*")
+    lines.append(f"*Measured on {stamp}. `python -m benchmarks.performance --help` shows how to measure a part again.*")
     page.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
@@ -120,7 +122,7 @@ def machine_table() -> str:
 
 
 def goals(results: dict[str, dict[str, Any]]) -> list[str]:
-    """What was to be reached, and what was: each benchmark names its own."""
+    """Each benchmark's goals and whether they were met."""
     rows = []
     for name, result in results.items():
         for what, (value, relation, goal) in result["facts"].get("goals", {}).items():
@@ -129,7 +131,7 @@ def goals(results: dict[str, dict[str, Any]]) -> list[str]:
             rows.append((what, f"{value:.3f}", f"{sign} {goal:g}", "met" if met else "not met", name))
     if not rows:
         return []
-    columns = ("goal", "measured", "asked", "", "by")
+    columns = ("quantity", "measured", "goal", "", "benchmark")
     return ["## Goals\n", markdown_table(columns, rows, left=1), ""]
 
 

@@ -124,7 +124,7 @@ def opened(folder: Path, good: Sequence[Path], threads: int) -> dict[str, Backbo
     with stderr.status("quantising"):
         export_int8(load_named(card.backbone, weights), request, static, good=good)
         quantise_dynamically(plain, dynamic, card)
-    asked = [
+    variants = [
         (REFERENCE, plain, "cpu"),
         ("int8 static onnxruntime", static, "cpu"),
         ("int8 dynamic onnxruntime", dynamic, "cpu"),
@@ -132,7 +132,7 @@ def opened(folder: Path, good: Sequence[Path], threads: int) -> dict[str, Backbo
         ("int8 static openvino", static, "openvino"),
     ]
     found: dict[str, Backbone] = {}
-    for name, path, provider in asked:
+    for name, path, provider in variants:
         try:
             found[name] = open_backbone(path, provider=provider, threads=threads)
         except MissingExtraError as error:

@@ -1,4 +1,4 @@
-"""The published implementation's steps, in plain eager torch, beside edge-uad on the same frames in the same run.
+"""The published implementation's steps, in plain eager torch, against edge-uad on the same frames in the same run.
 
     python -m benchmarks.reference
 
@@ -56,7 +56,7 @@ class Layout:
 
 
 class Published:
-    """The steps one by one, nothing spared that the published code does not spare."""
+    """The published steps one by one, without any shortcut that the published code does not take."""
 
     def __init__(self, vit: VisionTransformer, bank: PatchBank) -> None:
         patch_px = vit.spec.patch_px
@@ -70,7 +70,7 @@ class Published:
     @torch.no_grad()
     def __call__(self, image: UInt8) -> tuple[float, Float32]:
         """Image score and heatmap."""
-        tokens, attention = self.look(self.pixels(image))
+        tokens, attention = self.features(self.pixels(image))
         smoothed = functional.avg_pool2d(attention.reshape(1, *self.grid_hw), self.kernel, 1, self.kernel // 2)
         mask = (smoothed / smoothed.max() > 0.1).flatten()
         squared, _ = self.index.search(functional.normalize(tokens, dim=-1).numpy(), 1)
@@ -90,7 +90,7 @@ class Published:
         pixels = torch.from_numpy(cropped.copy()).permute(2, 0, 1).float() / 255
         return ((pixels - torch.tensor(IMAGENET_MEAN)[:, None, None]) / torch.tensor(IMAGENET_STD)[:, None, None])[None]
 
-    def look(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+    def features(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
         """Every block with its whole attention map; mean tokens (N, D) and CLS attention (N,)."""
         x = self.vit.embed(pixels)
         kept: list[Tensor] = []
@@ -111,14 +111,14 @@ def main() -> int:
     options = options_of(__doc__).parse_args()
     report = Report(
         name="reference",
-        title="Beside the published implementation",
+        title="Compared with the published implementation",
         about=(
             f"From an RGB frame of 1280×960 px in memory to its score and heatmap, bank of {N_BANK}, in turn frame by "
             f"frame. *Published* are its steps, written anew in eager torch {torch.__version__} with "
             f"{torch.get_num_threads()} threads: all blocks, whole attention maps, every patch searched by faiss. "
             "*edge-uad* takes the whole frame to the input, its default; *paper* is edge-uad with the paper's resize "
             "and crop, where the scores can be compared (there a resized picture is rounded to 8 bits, here not). "
-            "*side by side* is the default's time per frame where frames wait, each judged on a core of its own. "
+            "*parallel* is the default's time per frame where frames wait and each is judged on one core. "
             f"The goal is {GOAL:g} of the published time with exact results."
         ),
     )
@@ -128,7 +128,7 @@ def main() -> int:
         with tempfile.TemporaryDirectory() as folder:
             rows.append(compare(layout, Path(folder) / "model.onnx", 2 if options.quick else FRAMES[layout.name]))
     columns = (
-        *("layout", "weights", "published ms", "edge-uad ms", "ratio", "side by side ms", "ratio", "paper ms", "ratio"),
+        *("layout", "weights", "published ms", "edge-uad ms", "ratio", "parallel ms", "ratio", "paper ms", "ratio"),
         *("score", "largest Δ"),
     )
     report.add(Table("one frame", columns, [row for row, _ in rows]))
@@ -192,15 +192,15 @@ def compare(layout: Layout, path: Path, n: int) -> tuple[list[str], dict[str, ob
         scores.append(score)
         differences.append(abs(score - verdict.score))
     waiting_s, _ = timed_call(lambda: list(in_order(on_one_core.inspect, shots[1:], workers=available_cores())))
-    side_by_side_ms = 1000 * waiting_s / n
+    parallel_ms = 1000 * waiting_s / n
     theirs, ours, papers = (Timing.of(taken) for taken in seconds.values())
     facts = {
         "n": n,
         "published": asdict(theirs),
         "edge_uad": asdict(ours),
         "edge_uad_paper_geometry": asdict(papers),
-        "edge_uad_side_by_side_ms": side_by_side_ms,
-        "ratio_side_by_side": side_by_side_ms / theirs.median_ms,
+        "edge_uad_parallel_ms": parallel_ms,
+        "ratio_parallel": parallel_ms / theirs.median_ms,
         "ratio": ours.median_ms / theirs.median_ms,
         "ratio_paper_geometry": papers.median_ms / theirs.median_ms,
         "median_score": float(np.median(scores)),
@@ -212,8 +212,8 @@ def compare(layout: Layout, path: Path, n: int) -> tuple[list[str], dict[str, ob
         f"{theirs.median_ms:.1f}",
         f"{ours.median_ms:.1f}",
         f"{facts['ratio']:.3f}",
-        f"{side_by_side_ms:.1f}",
-        f"{facts['ratio_side_by_side']:.3f}",
+        f"{parallel_ms:.1f}",
+        f"{facts['ratio_parallel']:.3f}",
         f"{papers.median_ms:.1f}",
         f"{facts['ratio_paper_geometry']:.3f}",
         f"{facts['median_score']:.4f}",

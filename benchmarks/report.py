@@ -1,10 +1,10 @@
-"""What every benchmark prints and leaves behind, so that ``make performance`` can put them on one page.
+"""Common options and results of the benchmarks; ``make performance`` puts the results on one page.
 
     python -m benchmarks.NAME [--quick] [--json FILE] [--out DIR]
 
 The JSON is ``{"title", "about", "command", "elapsed_s", "tables": [{"title", "columns", "rows", "note"}], "plots":
 [{"file", "title"}], "facts": {…}}``: rows are texts, ``facts`` whatever else was measured, unrounded; each plot is an
-SVG file of ``--out``. ``facts["goals"]``, where there are any: ``{what: [measured, ">=" or "<=", asked]}``.
+SVG file of ``--out``. ``facts["goals"]``, where there are any: ``{quantity: [measured, ">=" or "<=", goal]}``.
 """
 
 import argparse
@@ -58,7 +58,7 @@ class Report:
             self.plots[file] = chart
 
     def close(self, options: argparse.Namespace) -> None:
-        """Write what ``--json`` and ``--out`` name."""
+        """Write the files that ``--json`` and ``--out`` name."""
         elapsed_s = time.monotonic() - self.started_s
         print(f"{elapsed_s:.0f} s")
         if options.out is not None:
@@ -88,7 +88,7 @@ class Report:
 def options_of(description: str | None) -> argparse.ArgumentParser:
     """The options that every benchmark has."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="fewer points and repetitions: does it run at all?")
+    parser.add_argument("--quick", action="store_true", help="fewer points and repetitions, to check that it runs")
     parser.add_argument("--json", type=Path, metavar="FILE", help="the results for machines")
     parser.add_argument("--out", type=Path, metavar="DIR", help="where plots go, as SVG")
     return parser
@@ -107,5 +107,5 @@ def print_table(table: Table) -> None:
 
 
 def say(text: str) -> None:
-    """Progress, on stderr."""
+    """Print progress on stderr."""
     print(text, file=sys.stderr, flush=True)

@@ -102,7 +102,7 @@ def main() -> int:
     comparison = Comparison()
     for size in sizes:
         compare_at(size, bank, queries, comparison, quick=options.quick)
-    tell(report, comparison, sizes)
+    add_results(report, comparison, sizes)
     report.close(options)
     return 0
 
@@ -300,15 +300,15 @@ def squared_distances(queries: Float32, patches: Float32) -> Float32:
 
 
 def available_bytes() -> int:
-    """What Linux says it could give; without bound where it does not say."""
+    """Available memory as Linux reports it; unbounded where it reports none."""
     try:
-        told = Path("/proc/meminfo").read_text(encoding="utf-8")
+        text = Path("/proc/meminfo").read_text(encoding="utf-8")
     except OSError:
         return sys.maxsize
-    return next((int(line.split()[1]) * 1024 for line in told.splitlines() if line.startswith("MemAvailable")), 0)
+    return next((int(line.split()[1]) * 1024 for line in text.splitlines() if line.startswith("MemAvailable")), 0)
 
 
-def tell(report: Report, comparison: Comparison, sizes: Sequence[int]) -> None:
+def add_results(report: Report, comparison: Comparison, sizes: Sequence[int]) -> None:
     """Table, plot, facts."""
     rows = [
         [
@@ -323,7 +323,7 @@ def tell(report: Report, comparison: Comparison, sizes: Sequence[int]) -> None:
         for one in sorted(comparison.measured, key=lambda one: (one.size, names().index(one.method)))
     ]
     columns = ("method", "patches", "median ms", "least ms", "times", "built in s", "recall")
-    report.add(Table("one frame's search", columns, rows, note=told_of(comparison, sizes)))
+    report.add(Table("one frame's search", columns, rows, note=note_of(comparison, sizes)))
     series = {
         method.name: [spread_of(comparison.of(method.name, size)) for size in sizes]
         for method in METHODS
@@ -353,8 +353,8 @@ def spread_of(one: Measured | None) -> Spread | None:
     return None if one is None else Spread(one.median_ms, min(one.seconds) * 1000, max(one.seconds) * 1000)
 
 
-def told_of(comparison: Comparison, sizes: Sequence[int]) -> str:
-    """Where the crossover lies, and what was left out."""
+def note_of(comparison: Comparison, sizes: Sequence[int]) -> str:
+    """Where approximate methods become faster, and what was left out."""
     sentences = [crossover(method, comparison, sizes) for method in METHODS if not method.exact]
     if sizes[-1] > WHOLE_MOST:
         sentences.append(f"Above {WHOLE_MOST:,} a bank is searched as parts of that size, one after the other.")

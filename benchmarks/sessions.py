@@ -2,7 +2,7 @@
 
     python -m benchmarks.sessions [--busy] [--repeats 20] [--json FILE]
 
-``--busy`` keeps one core at work beside them, as another station or a search does. Each row is one setting changed; the
+``--busy`` keeps one core busy meanwhile, as another station or a search does. Each row is one setting changed; the
 ratio is of the fastest inferences, then of the medians.
 """
 
@@ -55,7 +55,7 @@ def main() -> int:
         name="sessions",
         title="Settings of ONNX Runtime on the CPU",
         about=f"{card.backbone}, one image of {card.input_hw[1]}×{card.input_hw[0]} px"
-        + (", one core busy beside it." if options.busy else "."),
+        + (", one core busy meanwhile." if options.busy else "."),
     )
     content = model.read_bytes()
     runs: dict[str, Callable[[], object]] = {

@@ -262,11 +262,11 @@ class Line:
         """Send to each station until it has given a few verdicts; a PUB socket loses what it sends too early."""
         until_s = time.monotonic() + START_TIMEOUT_S
         for name in self.names:
-            heard = 0
-            while heard < WARM_UP_VERDICTS:
+            received = 0
+            while received < WARM_UP_VERDICTS:
                 self._send(name, next(frames))
                 if self._socket.poll(round(QUIET_S * 1000)):
-                    heard += self._received() is not None
+                    received += self._received() is not None
                 elif time.monotonic() > until_s:
                     raise SystemExit(f"no verdict from station {name}: {self._log_tail()}")
 

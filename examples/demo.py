@@ -1,6 +1,6 @@
 """``make demo``: good parts in, a bank out; a stream of unseen frames in, verdicts out; over real sockets.
 
-Everything is done by the commands that a user has: build-bank, serve, send; and by a subscriber of our own.
+It uses the commands that users have (build-bank, serve, send) and a subscriber written here.
 """
 
 import os
@@ -45,7 +45,7 @@ EDGE_UAD = [sys.executable, "-m", "edge_uad"]
 
 @dataclass(frozen=True, slots=True)
 class Inspected:
-    """What came back for one frame."""
+    """A frame's kind, verdict and overlay."""
 
     kind: str
     verdict: dict[str, Any]
@@ -60,7 +60,7 @@ def main() -> None:
     with serving(bank, model) as (frame_endpoint, verdict_endpoint):
         inspected = stream(frames, frame_endpoint, verdict_endpoint)
     write_overlays(inspected)
-    tell(inspected)
+    print_table(inspected)
     write_report(inspected, PatchBank.load(bank))
     console.print(
         f"overlays in {OUT}/overlays, report in {OUT}/report.html, {time.monotonic() - started_s:.0f} s in all"
@@ -103,7 +103,7 @@ def built_bank(good: Path, model: Path) -> Path:
 
 @contextmanager
 def serving(bank: Path, model: Path) -> Iterator[tuple[str, str]]:
-    """A daemon as a process of its own; stopped by SIGTERM, as systemd would."""
+    """A daemon process; stopped by SIGTERM, as systemd does."""
     frame_endpoint, verdict_endpoint = (f"tcp://127.0.0.1:{port}" for port in free_ports(2))
     command = [*EDGE_UAD, "serve", "--source", frame_endpoint, "--bank", bank, "--model", model, "--station", STATION]
     daemon = subprocess.Popen([*command, "--publish", verdict_endpoint, "--heatmap", "always"])
@@ -133,7 +133,7 @@ def stream(frames: Path, frame_endpoint: str, verdict_endpoint: str) -> list[Ins
         subscriber.connect(verdict_endpoint)
         receive(
             subscriber, f"status/{STATION}", START_TIMEOUT_S
-        )  # the daemon lives and we hear it: none will be missed
+        )  # the daemon runs and the subscription is active: no verdict will be missed
         send = [*EDGE_UAD, "send", frames, "--to", frame_endpoint, "--station", STATION, "--rate", str(RATE_HZ)]
         with subprocess.Popen(send) as sender:
             verdicts, overlays = gather(subscriber, len(names))
@@ -163,7 +163,7 @@ def receive(subscriber: "zmq.Socket[bytes]", topic: str, timeout_s: float) -> tu
             message = decode_message(subscriber.recv_multipart())
             if message[0].startswith(topic):
                 return message
-    sys.exit("the daemon did not say in time what was waited for")
+    sys.exit(f"the daemon sent no {topic or 'further'} message in time")
 
 
 def write_overlays(inspected: list[Inspected]) -> None:
@@ -184,15 +184,15 @@ def counts_of(inspected: list[Inspected]) -> list[list[object]]:
         decisions = Counter(verdict["decision"] for verdict in verdicts)
         score = np.median([verdict["score"] for verdict in verdicts])
         latency_ms = np.median([verdict["latency_ms"] for verdict in verdicts])
-        told = [decisions[decision] for decision in ("normal", "anomalous", "invalid")]
-        rows.append([kind, len(verdicts), *told, f"{score:.4f}", f"{latency_ms:.0f}"])
+        counts = [decisions[decision] for decision in ("normal", "anomalous", "invalid")]
+        rows.append([kind, len(verdicts), *counts, f"{score:.4f}", f"{latency_ms:.0f}"])
     return rows
 
 
 COLUMNS = ("frames", "sent", "normal", "anomalous", "invalid", "median score", "median latency ms")
 
 
-def tell(inspected: list[Inspected]) -> None:
+def print_table(inspected: list[Inspected]) -> None:
     verdict_table = TerminalTable(*COLUMNS, title="verdicts")
     for column in verdict_table.columns[1:]:
         column.justify = "right"

@@ -1,4 +1,4 @@
-"""Hears a daemon that demands keys. Arguments: address, the daemon's public key file, your own secret one."""
+"""Subscribes to a daemon that requires keys. Arguments: address, the daemon's public key file, your secret key file."""
 
 import sys
 
@@ -16,5 +16,5 @@ socket.subscribe("status/")
 while True:
     topic, header = socket.recv_multipart()
     message = msgpack.unpackb(header)
-    said = "frame_id part_id decision" if topic.startswith(b"verdict/") else "state message"
-    print(message["station"], *(message[name] for name in said.split()), flush=True)
+    names = "frame_id part_id decision" if topic.startswith(b"verdict/") else "state message"
+    print(message["station"], *(message[name] for name in names.split()), flush=True)

@@ -1,4 +1,4 @@
-"""Stops the line for every part that is not normal, and when the daemon falls silent. Needs pyzmq and msgpack."""
+"""Rejects every part that is not normal, and everything while the daemon is silent. Needs pyzmq and msgpack."""
 
 import sys
 
@@ -10,7 +10,7 @@ socket.connect(sys.argv[1] if len(sys.argv) > 1 else "tcp://127.0.0.1:5570")
 socket.subscribe("verdict/")
 socket.subscribe("status/")
 while True:
-    if not socket.poll(3000):  # every station speaks once a second
+    if not socket.poll(3000):  # every station publishes its status once a second
         print("REJECT: no daemon", flush=True)
         continue
     topic, header = socket.recv_multipart()

@@ -1,4 +1,4 @@
-"""Real frames that anybody may fetch: the simulated textiles of conformal-clip-data (MIT, Megahed and Chen, 2025)."""
+"""Frames under a free licence: the simulated textiles of conformal-clip-data (MIT, Megahed and Chen, 2025)."""
 
 import tempfile
 import zipfile
@@ -16,7 +16,7 @@ KINDS = ("nominal", "local", "global")
 
 
 def fetch_textiles() -> Path:
-    """The folder with ``nominal/``, ``local/`` and ``global/``: from the cache, else out of the package by pip."""
+    """The folder with ``nominal/``, ``local/`` and ``global/``: from the cache, else from the package by pip."""
     folder = cache_dir() / "textiles"
     if folder.is_dir():
         return folder

@@ -1,4 +1,4 @@
-"""``edge-uad serve`` in a process of its own, fed and observed over its real sockets as a line does."""
+"""``edge-uad serve`` as a separate process that is sent frames and publishes verdicts over its real sockets."""
 
 import contextlib
 import heapq

@@ -1,7 +1,7 @@
 """The machine of a bench: its description, the share that other programs take of it, and its arithmetic rate.
 
 ``python -m bank_tools.bench.machine SIDE`` multiplies two large matrices for each line on stdin and answers with the
-seconds it took: a process of its own, because a BLAS fixes its number of threads when it is loaded.
+seconds it took: a separate process, because a BLAS fixes its number of threads when it is loaded.
 """
 
 import contextlib

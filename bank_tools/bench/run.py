@@ -234,7 +234,7 @@ def thread_counts(n_cores: int) -> list[int]:
 
 
 def measure_settings(options: BenchOptions, settings: Sequence[Setting], progress: Progress) -> list[SettingResult]:
-    """Each setting in a daemon of its own, in turns with one of the default."""
+    """Each setting in a separate daemon, in turns with a daemon of the default settings."""
     results: list[SettingResult] = []
     with (
         _line(options, Setting("default", {}), "default") as default,

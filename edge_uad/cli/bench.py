@@ -95,7 +95,7 @@ def bench(
         )
         result = run_bench(options, progress)
     share = others.share()
-    _tell(result, share, as_json=as_json)
+    _print_result(result, share, as_json=as_json)
     if share is not None and share > BUSY_SHARE:
         warn(f"other programs took {share:.0%} of the machine meanwhile: stop them, and measure again")
 
@@ -106,7 +106,7 @@ def _frames(named: list[str] | None) -> "EncodedFrames":
     return frames_from_files(named) if named else packaged_frames()
 
 
-def _tell(result: "BenchResult", others_share: float | None, *, as_json: bool) -> None:
+def _print_result(result: "BenchResult", others_share: float | None, *, as_json: bool) -> None:
     import dataclasses
 
     from bank_tools.bench.machine import machine

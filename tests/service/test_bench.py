@@ -1,4 +1,4 @@
-"""``edge-uad bench``, run as a process: a small model, few frames, a real daemon beside it."""
+"""``edge-uad bench``, run as a process: a small model, few frames, a real daemon."""
 
 import json
 import tempfile
@@ -47,7 +47,7 @@ def test_every_stage_is_timed_and_the_backbone_is_a_part_of_the_whole(measured: 
     assert stages["decisions"].get("invalid", 0) == 0
 
 
-def test_the_line_is_measured_beside_the_backbone_and_beside_a_matrix_product(measured: dict[str, Any]) -> None:
+def test_the_line_is_measured_in_turns_with_the_backbone_and_a_matrix_product(measured: dict[str, Any]) -> None:
     line = measured["line"]
     assert line["latency"]["n"] == line["bare"]["n"] == 8
     assert line["latency"]["median_ms"] > line["verdict_latency"]["median_ms"] > 0

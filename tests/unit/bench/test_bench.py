@@ -54,11 +54,11 @@ def test_a_later_attention_layer_costs_its_keys_alone() -> None:
     assert ten < attending < ten + 0.1 * (eleven - ten)
 
 
-def test_joining_blocks_side_by_side_makes_the_search_wider_and_not_the_backbone() -> None:
+def test_concatenating_blocks_makes_the_search_wider_and_not_the_backbone() -> None:
     mean = arithmetic_of(CARD, n_queries=10, n_bank=10)
-    beside = arithmetic_of(replace(CARD, join="concat", dim=384 * len(CARD.layers)), n_queries=10, n_bank=10)
-    assert beside.backbone == mean.backbone
-    assert beside.search == len(CARD.layers) * mean.search
+    wide = arithmetic_of(replace(CARD, join="concat", dim=384 * len(CARD.layers)), n_queries=10, n_bank=10)
+    assert wide.backbone == mean.backbone
+    assert wide.search == len(CARD.layers) * mean.search
 
 
 def test_a_matrix_product_has_a_rate_again_and_again() -> None:
@@ -77,7 +77,7 @@ def test_a_ratio_of_neighbours_does_not_mind_a_machine_that_slows_down() -> None
     assert np.isnan(median_ratio([], []))
 
 
-def test_a_clock_forgets_its_warm_up_and_tells_nothing_of_what_failed() -> None:
+def test_a_clock_drops_its_warm_up_and_does_not_count_what_failed() -> None:
     clock = StageClock()
     clock("backbone", 9.0)
     clock.clear()

@@ -17,7 +17,7 @@ pytest.importorskip("torch", reason="the [export] extra is not installed")
 
 def left_by(folder: Path) -> dict[str, Any]:
     """What a benchmark leaves behind."""
-    report = Report(name="line", title="One line", about="Measured so.")
+    report = Report(name="line", title="One line", about="As measured.")
     report.add(Table("stages", ("stage", "ms"), [("decode", "1.5"), ("search | best", "12.25")], note="Of one frame."))
     rate = {"one line": [Spread(1, 1, 1), Spread(2, 2, 2)]}
     title = "rate against stations"
@@ -37,7 +37,7 @@ def test_the_page_shows_every_table_and_picture_and_names_the_machine(tmp_path: 
     write(tmp_path / "performance.md", results, tmp_path / "build")
 
     page = (tmp_path / "performance.md").read_text(encoding="utf-8")
-    for told in (
+    for shown in (
         "instruction sets",
         "onnxruntime",
         "took 2.2 minutes",
@@ -45,7 +45,7 @@ def test_the_page_shows_every_table_and_picture_and_names_the_machine(tmp_path: 
         "Of one frame.",
         "other programs took 2%",
     ):
-        assert told in page
+        assert shown in page
     assert "![rate against stations](performance/rate.svg)" in page
     assert [file.name for file in (tmp_path / "performance").iterdir()] == ["rate.svg"]
 

@@ -212,8 +212,8 @@ def test_the_same_chart_gives_the_same_bytes_without_a_date_or_an_address() -> N
     chart = LineChart(x=[1, 2], series={"a": [same(1), same(2)]}, x_label="x", y_label="y", log_x=True)
     first = svg_of(chart)
     assert svg_of(chart) == first
-    for told in (b"<metadata", b"Matplotlib", b"<dc:date", b"<script", b"<image"):
-        assert told not in first
+    for absent in (b"<metadata", b"Matplotlib", b"<dc:date", b"<script", b"<image"):
+        assert absent not in first
     linked = ET.fromstring(first).iter()  # noqa: S314  # our own text
     hrefs = [value for element in linked for name, value in element.attrib.items() if name.endswith("href")]
     assert all(value.startswith("#") for value in hrefs)
