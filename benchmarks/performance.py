@@ -3,8 +3,8 @@
     python -m benchmarks.performance [--quick] [--only line,growth] [--page-only] [--good FOLDER] [--test FOLDER]
 
 Runs each benchmark as a process, keeps its results in build/performance/, and writes from them the page and
-docs/performance/*.svg. ``--quick`` only checks that all of them run; its page stays in build/performance/. A benchmark that fails
-leaves the page unchanged; run it again with ``--only``, and the kept results of the others are used.
+docs/performance/*.svg. ``--quick`` only checks that all of them run; its page stays in build/performance/. A benchmark
+that fails leaves the page unchanged; run it again with ``--only``, and the kept results of the others are used.
 ``--good`` and ``--test`` are real parts for what a lower precision does to verdicts; a folder called ``good`` is good.
 """
 
