@@ -33,10 +33,11 @@ from edge_uad.records import Float32, Geometry, UInt8
 from edge_uad.runtime.assemble import load_backbone, make_embedder
 from edge_uad.runtime.in_order import in_order
 from edge_uad.runtime.workers import available_cores
+from export.architecture import VitSpec, VitWeights
 from export.fetch import fetch_weights, load_named
 from export.request import ExportRequest
 from export.to_onnx import export_onnx
-from export.vit import VisionTransformer, VitSpec
+from export.vit import VisionTransformer, torch_vit
 from export.weights import IMAGENET_MEAN, IMAGENET_STD, PAPER_ATTENTION_LAYER, PAPER_LAYERS
 
 N_BANK = 5000
@@ -150,7 +151,7 @@ def layouts() -> list[Layout]:
 
 
 def genuine() -> VisionTransformer:
-    return load_named("dinov2_vits14", fetch_weights("dinov2_vits14", Console(stderr=True)))
+    return torch_vit(load_named("dinov2_vits14", fetch_weights("dinov2_vits14", Console(stderr=True))))
 
 
 def random_vit(patch_px: int) -> VisionTransformer:
@@ -169,7 +170,9 @@ def compare(layout: Layout, path: Path, n: int) -> tuple[list[str], dict[str, ob
         licence="",
         weights_sha256="0" * 64,
     )
-    export_onnx(layout.make(), request, path)
+    vit = layout.make()
+    weights = VitWeights(vit.spec, {key: tensor.numpy() for key, tensor in vit.state_dict().items()})
+    export_onnx(weights, request, path)
     backbone = load_backbone(path)
     frames = packaged_frames(N_LEARNED)
     bank = bank_of_size(bank_of(frames, backbone, SilentProgress(), geometry=Geometry.PAPER), N_BANK)

@@ -1,4 +1,4 @@
-"""The default backbone, made where it is missing."""
+"""The default backbone, fetched and exported into the cache where it is missing: ``python -m export.default``."""
 
 import sys
 from pathlib import Path
@@ -8,8 +8,7 @@ from rich.console import Console
 from edge_uad.errors import EdgeUadError
 from edge_uad.files import sha256_of_file
 from edge_uad.runtime.cache import DEFAULT_BACKBONE, DEFAULT_INPUT_PX, default_model_path
-from export.fetch import fetch_weights, load_named
-from export.lock import LOCK_TIMEOUT_S, only_one_process
+from export.fetch import LOCK_TIMEOUT_S, fetch_weights, load_named, only_one_process
 from export.request import ExportRequest
 from export.to_onnx import export_onnx
 from export.weights import named_backbone

@@ -1,10 +1,12 @@
-"""One file from one address: resumed where it can be, whole or not at all."""
+"""One file from one address: resumed where it can be, bounded in size and silence, whole or not at all."""
 
 import http.client
 import ssl
 import urllib.error
 import urllib.request
 from pathlib import Path
+from typing import IO
+from urllib.parse import urlsplit
 
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
@@ -21,6 +23,28 @@ _PARTIAL_CONTENT = 206
 _RANGE_NOT_SATISFIABLE = 416
 
 
+class EncryptedRedirects(urllib.request.HTTPRedirectHandler):
+    """Follows redirects over HTTP, but never from https to an address without it."""
+
+    def redirect_request(  # noqa: PLR0917  # the base class's signature
+        self,
+        req: urllib.request.Request,
+        fp: IO[bytes],
+        code: int,
+        msg: str,
+        headers: http.client.HTTPMessage,
+        newurl: str,
+    ) -> urllib.request.Request | None:
+        """The request that follows, or None where the base class refuses it.
+
+        Raises:
+            URLError: the address may not be followed.
+        """
+        if urlsplit(newurl).scheme not in ({"https"} if req.type == "https" else {"https", "http"}):
+            raise urllib.error.URLError(f"it redirects to {newurl}, which is not encrypted")
+        return super().redirect_request(req, fp, code, msg, headers, newurl)
+
+
 class CutOffError(WeightsError):
     """The connection ended early; what came is kept, and the next attempt goes on from there."""
 
@@ -28,8 +52,8 @@ class CutOffError(WeightsError):
 def download(url: str, part: Path, *, console: Console, timeout_s: float = TIMEOUT_S) -> None:
     """Fetch ``url`` into ``part``, going on from what an earlier call left there.
 
-    Whether what was left belongs to the file that the server has now is told by its ETag or date, kept beside
-    it; where the server tells neither, or another, the download starts clean.
+    What was left is continued where the server's ETag or date, kept beside it, is still the same; where the server
+    sends neither, or another, the download starts anew.
 
     Args:
         url: http or https.
@@ -46,7 +70,7 @@ def download(url: str, part: Path, *, console: Console, timeout_s: float = TIMEO
         try:
             _attempt(url, part, console, timeout_s)
         except CutOffError:
-            # a server that gives nothing more is not asked for ever
+            # a server that sends nothing more is given up
             if attempt == ATTEMPTS or _size(part) <= before:
                 raise
         else:
@@ -57,7 +81,7 @@ def download(url: str, part: Path, *, console: Console, timeout_s: float = TIMEO
 def _attempt(url: str, part: Path, console: Console, timeout_s: float) -> None:
     request = urllib.request.Request(url, headers={"User-Agent": "edge-uad", **_resume_headers(part)})  # noqa: S310  # the table's addresses are https
     try:
-        with urllib.request.urlopen(request, timeout=timeout_s) as response:  # noqa: S310  # as above
+        with urllib.request.build_opener(EncryptedRedirects).open(request, timeout=timeout_s) as response:
             _receive(response, url, part, console)
     except urllib.error.HTTPError as error:
         if error.code == _RANGE_NOT_SATISFIABLE:

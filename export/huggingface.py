@@ -3,8 +3,9 @@
 import re
 from collections.abc import Mapping
 
-import torch
-from torch import Tensor
+import numpy as np
+
+from edge_uad.records import Float32
 
 _EMBEDDINGS = {
     "embeddings.cls_token": "cls_token",
@@ -37,19 +38,19 @@ _BLOCK_KEY = re.compile(r"^encoder\.layer\.(\d+)\.(.+)$")
 _PROJECTION = re.compile(r"^attention\.attention\.(query|key|value)\.(weight|bias)$")
 
 
-def is_hugging_face(keys: Mapping[str, Tensor]) -> bool:
+def is_hugging_face(keys: Mapping[str, Float32]) -> bool:
     """Whether these keys are of this layout."""
     return any(_BLOCK_KEY.match(_MODEL_PREFIX.sub("", key)) for key in keys)
 
 
-def from_hugging_face(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def from_hugging_face(state: Mapping[str, Float32]) -> dict[str, Float32]:
     """Rename every key and fuse query, key and value into one projection.
 
     Keys that belong to no backbone of this layout, a classifier's for one, keep their names for the caller to
     judge, and so do query, key and value of a block that lacks one of the three.
     """
-    renamed: dict[str, Tensor] = {}
-    projections: dict[tuple[str, str], dict[str, Tensor]] = {}
+    renamed: dict[str, Float32] = {}
+    projections: dict[tuple[str, str], dict[str, Float32]] = {}
     for key, tensor in state.items():
         bare = _MODEL_PREFIX.sub("", key)
         in_block = _BLOCK_KEY.match(bare)
@@ -62,7 +63,7 @@ def from_hugging_face(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
             renamed[_EMBEDDINGS.get(bare, key)] = tensor
     for (block, kind), parts in projections.items():
         if len(parts) == len(_QKV):
-            renamed[f"blocks.{block}.attn.qkv.{kind}"] = torch.cat([parts[name] for name in _QKV])
+            renamed[f"blocks.{block}.attn.qkv.{kind}"] = np.concatenate([parts[name] for name in _QKV])
         else:
             renamed |= {f"encoder.layer.{block}.attention.attention.{name}.{kind}": parts[name] for name in parts}
     return renamed

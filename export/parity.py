@@ -1,4 +1,4 @@
-"""Does the exported file compute what torch computes? Asked of every export before its file appears."""
+"""Does the exported file compute what the method states? Every export is checked before its file appears."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -6,14 +6,15 @@ from importlib.resources import as_file, files
 from pathlib import Path
 
 import numpy as np
-import torch
 from PIL import Image, UnidentifiedImageError
 
 from edge_uad.errors import ModelError
 from edge_uad.inference.preprocess import Preprocessor
 from edge_uad.interfaces import Backbone
-from edge_uad.records import Float32, Geometry, ModelCard
-from export.features import PatchFeatures
+from edge_uad.records import Embedding, Float32, Geometry, ModelCard
+from export.architecture import VitWeights
+from export.reference import features
+from export.request import ExportRequest
 
 TOLERANCE = {"fp32": 1e-4, "fp16": 2e-2}
 """Largest absolute difference allowed; tokens have unit norm, attention sums to at most 1."""
@@ -22,7 +23,7 @@ _RANDOM_SEED = 0
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """How far two runs of one image lie apart, at most."""
+    """Largest absolute differences between two runs of one image."""
 
     image: str
     tokens: float
@@ -48,38 +49,46 @@ def parity_pixels(card: ModelCard, parity_image: Path | None) -> dict[str, Float
     return {"random": random, "real": _real_pixels(parity_image, card)}
 
 
-def require_parity(backbone: Backbone, reference: PatchFeatures, images: Mapping[str, Float32]) -> list[Difference]:
-    """Run each image through both, and refuse a file that computes something else.
+def require_parity(
+    backbone: Backbone, weights: VitWeights, request: ExportRequest, images: Mapping[str, Float32]
+) -> list[Difference]:
+    """Compare an exported file with the reference computation of :mod:`export.reference`.
 
     Args:
         backbone: the exported file, opened.
-        reference: the torch module it was exported from, in float32.
+        weights: that it was made from.
+        request: that it was made for.
         images: float32 (3, H, W) by name.
+
+    Returns:
+        The differences, image by image.
 
     Raises:
         ModelError: a difference lies above the precision's tolerance, or is not a number.
     """
     precision = backbone.card.precision
     tolerance = TOLERANCE[precision]
-    differences = [_difference(image, pixels, backbone, reference) for image, pixels in images.items()]
+    differences = []
+    for image, pixels in images.items():
+        tokens, attention = features(weights, request, pixels)
+        reference = Embedding(tokens=tokens, attention=attention, grid_hw=backbone.card.grid_hw)
+        differences.append(difference_between(image, backbone.embed(pixels[None])[0], reference))
     for difference in differences:
         if not difference.largest <= tolerance:
             raise ModelError(
-                f"the exported model differs from torch by {difference.largest:.2g} on the {difference.image} image, "
-                f"{tolerance:.0e} is allowed for {precision}; no file was left: try --precision fp32, "
-                "or report it with the versions of torch and onnxruntime"
+                f"the exported model differs from the reference by {difference.largest:.2g} on the {difference.image} "
+                f"image, {tolerance:.0e} is allowed for {precision}; no file was written: try --precision fp32, "
+                "or report it with the versions of onnx and onnxruntime"
             )
     return differences
 
 
-def _difference(image: str, pixels: Float32, backbone: Backbone, reference: PatchFeatures) -> Difference:
-    with torch.inference_mode():
-        tokens, attention = reference(torch.from_numpy(pixels[None]))
-    exported = backbone.embed(pixels[None])[0]
+def difference_between(image: str, ours: Embedding, theirs: Embedding) -> Difference:
+    """The difference of two embeddings of one image."""
     return Difference(
         image,
-        tokens=float(np.abs(exported.tokens - tokens[0].numpy()).max()),
-        attention=float(np.abs(exported.attention - attention[0].numpy()).max()),
+        tokens=float(np.abs(ours.tokens - theirs.tokens).max()),
+        attention=float(np.abs(ours.attention - theirs.attention).max()),
     )
 
 

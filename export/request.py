@@ -1,12 +1,17 @@
 """What an export is asked for, and the card that follows from it."""
 
 from dataclasses import dataclass
+from typing import Literal
 
 from edge_uad.errors import UsageError
 from edge_uad.records import ModelCard
-from export.features import Join, PatchFeatures, Precision
-from export.vit import VisionTransformer
+from export.architecture import VitSpec
 from export.weights import IMAGENET_MEAN, IMAGENET_STD, PAPER_TOP_RATIO
+
+Precision = Literal["fp32", "fp16"]
+"""Of weights and blocks; inputs, outputs and joining are float32 always."""
+Join = Literal["mean", "concat"]
+"""Of several layers' tokens: their mean, or one after the other."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,17 +30,18 @@ class ExportRequest:
     std: tuple[float, float, float] = IMAGENET_STD
     join: Join = "mean"
     neighbourhood: int = 1
+    """Side, in patches, odd, of the surroundings blended into each token; 1 for none."""
     top_ratio: float = PAPER_TOP_RATIO
 
 
-def check_request(request: ExportRequest, vit: VisionTransformer) -> None:
+def check_request(request: ExportRequest, spec: VitSpec) -> None:
     """Refuse what this backbone cannot give.
 
     Raises:
         UsageError: an input size that is no multiple of the patch, a block that is not there, or a neighbourhood
             without a centre.
     """
-    patch_px, depth = vit.spec.patch_px, vit.spec.depth
+    patch_px, depth = spec.patch_px, spec.depth
     if any(side < patch_px or side % patch_px for side in request.input_hw):
         raise UsageError(
             f"the input of {request.input_hw[0]}×{request.input_hw[1]} px is no multiple of the {patch_px} px patch; "
@@ -48,16 +54,16 @@ def check_request(request: ExportRequest, vit: VisionTransformer) -> None:
         raise UsageError(f"there is no block {beyond[0]}: {request.backbone} has the blocks 0 to {depth - 1}")
 
 
-def make_card(request: ExportRequest, vit: VisionTransformer) -> ModelCard:
+def make_card(request: ExportRequest, spec: VitSpec) -> ModelCard:
     """The card of the file to be."""
     height, width = request.input_hw
     return ModelCard(
         model_id="",
         backbone=request.backbone,
         input_hw=request.input_hw,
-        grid_hw=(height // vit.spec.patch_px, width // vit.spec.patch_px),
-        patch_px=vit.spec.patch_px,
-        dim=vit.spec.dim * (len(request.layers) if request.join == "concat" else 1),
+        grid_hw=(height // spec.patch_px, width // spec.patch_px),
+        patch_px=spec.patch_px,
+        dim=spec.dim * (len(request.layers) if request.join == "concat" else 1),
         mean=request.mean,
         std=request.std,
         layers=request.layers,
@@ -68,16 +74,4 @@ def make_card(request: ExportRequest, vit: VisionTransformer) -> ModelCard:
         join=request.join,
         neighbourhood=request.neighbourhood,
         top_ratio=request.top_ratio,
-    )
-
-
-def requested_features(vit: VisionTransformer, request: ExportRequest) -> PatchFeatures:
-    """The module to be exported; the transformer is taken over."""
-    return PatchFeatures(
-        vit,
-        input_hw=request.input_hw,
-        layers=request.layers,
-        attention_layer=request.attention_layer,
-        join=request.join,
-        neighbourhood=request.neighbourhood,
     )

@@ -12,28 +12,26 @@ import numpy as np
 import onnx
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_dynamic, quantize_static
 
-from edge_uad.errors import FrameError, ModelError, UsageError
+from edge_uad.errors import FrameError, UsageError
 from edge_uad.files import replacing
-from edge_uad.inference.backbones.card import CARD_KEY, card_to_json
 from edge_uad.inference.backbones.files import INPUT_NAME
 from edge_uad.inference.backbones.onnx import OnnxBackbone
 from edge_uad.inference.preprocess import Preprocessor
-from edge_uad.interfaces import Backbone
 from edge_uad.records import Float32, Geometry, ModelCard
 from edge_uad.sources.decode import read_image
-from export.parity import Difference, parity_pixels
+from export.architecture import VitWeights
+from export.parity import Difference, difference_between, parity_pixels
 from export.request import ExportRequest
-from export.to_onnx import export_onnx
-from export.vit import VisionTransformer
+from export.to_onnx import cannot_be_written, export_onnx, with_card
 
 CALIBRATION_IMAGES = 32
-"""As many are looked at, spread over the folder: the ranges of a ViT's activations hardly depend on the part."""
+"""At most so many are read, spread over the folder: the ranges of a ViT's activations hardly depend on the part."""
 FEWEST_CALIBRATION_IMAGES = 2
 QUANTISED_OPERATORS = ("MatMul", "Gemm")
 
 
 def export_int8(
-    vit: VisionTransformer,
+    weights: VitWeights,
     request: ExportRequest,
     target: Path,
     *,
@@ -47,14 +45,14 @@ def export_int8(
     certificate yet: without one nothing but ``edge-uad certify`` runs it.
 
     Args:
-        vit: the filled transformer; taken over.
+        weights: of the backbone.
         request: what to make of it; its precision is fp32, that of what is quantised.
         target: where the file appears, whole or not at all.
         good: image files of good parts, for the ranges of the activations.
         parity_image: a real image to compare on; None for the packaged one.
 
     Returns:
-        How far the file lies from the fp32 one, both run by ONNX Runtime.
+        The differences between the file and the fp32 one, both run by ONNX Runtime, by image.
 
     Raises:
         UsageError: what was asked for does not fit the backbone, or too few good parts can be read.
@@ -63,18 +61,20 @@ def export_int8(
     files = spread(good, CALIBRATION_IMAGES)
     with tempfile.TemporaryDirectory() as folder:
         plain, rough = Path(folder, "fp32.onnx"), Path(folder, "int8.onnx")
-        export_onnx(vit, request, plain, parity_image=parity_image)
+        export_onnx(weights, request, plain, parity_image=parity_image)
         reference = OnnxBackbone(plain)
         _quantise(plain, rough, _good_pixels(files, reference.card))
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
-            with replacing(target) as beside:
-                beside.write_bytes(_with_card(rough, replace(reference.card, precision="int8")))
-                return _differences(OnnxBackbone(beside), reference, parity_pixels(reference.card, parity_image))
+            with replacing(target) as temporary:
+                temporary.write_bytes(with_card(onnx.load(rough), replace(reference.card, precision="int8")))
+                lowered = OnnxBackbone(temporary)
+                return [
+                    difference_between(image, lowered.embed(pixels[None])[0], reference.embed(pixels[None])[0])
+                    for image, pixels in parity_pixels(reference.card, parity_image).items()
+                ]
         except OSError as error:
-            raise ModelError(
-                f"model {target} cannot be written: {error.strerror}; name another place with --out"
-            ) from error
+            raise cannot_be_written(target, error) from error
 
 
 class _GoodParts(CalibrationDataReader):  # type: ignore[misc]  # onnxruntime ships no type information
@@ -105,7 +105,7 @@ def quantise_dynamically(plain: Path, target: Path, card: ModelCard) -> None:
             reduce_range=True,
             weight_type=QuantType.QInt8,
         )
-    target.write_bytes(_with_card(target, replace(card, precision="int8")))
+    target.write_bytes(with_card(onnx.load(target), replace(card, precision="int8")))
 
 
 def _good_pixels(files: Sequence[Path], card: ModelCard) -> list[Float32]:
@@ -150,31 +150,9 @@ def _products_with_weights(plain: Path) -> list[str]:
     return [node.name for node in graph.node if node.op_type in QUANTISED_OPERATORS and node.input[1] in constants]
 
 
-def _with_card(rough: Path, card: ModelCard) -> bytes:
-    model = onnx.load(rough)
-    onnx.helper.set_model_props(model, {CARD_KEY: card_to_json(card)})
-    onnx.checker.check_model(model)
-    content: bytes = model.SerializeToString(deterministic=True)
-    return content
-
-
-def _differences(lowered: Backbone, reference: Backbone, images: dict[str, Float32]) -> list[Difference]:
-    found: list[Difference] = []
-    for name, pixels in images.items():
-        (ours,), (theirs,) = lowered.embed(pixels[None]), reference.embed(pixels[None])
-        found.append(
-            Difference(
-                name,
-                tokens=float(np.abs(ours.tokens - theirs.tokens).max()),
-                attention=float(np.abs(ours.attention - theirs.attention).max()),
-            )
-        )
-    return found
-
-
 @contextmanager
 def _quiet_quantiser() -> Iterator[None]:
-    """It advises a preparation that a graph from our exporter does not need, through the root logger."""
+    """Without the advice, given through the root logger, to prepare graphs that ours is not one of."""
     logging.disable(logging.WARNING)
     try:
         with warnings.catch_warnings():

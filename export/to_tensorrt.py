@@ -1,4 +1,4 @@
-"""A TensorRT engine from a backbone, with the card beside it.
+"""A TensorRT engine from a backbone, with the card beside it; compiled from torch.
 
 Written against the documented API of torch-tensorrt; no machine of ours has run it.
 """
@@ -9,29 +9,30 @@ from typing import Any
 
 import torch
 
-from edge_uad.errors import MissingExtraError, ModelError, ProviderError
+from edge_uad.errors import MissingExtraError, ProviderError
 from edge_uad.files import replacing
 from edge_uad.inference.backbones.card import card_to_json
 from edge_uad.inference.backbones.tensorrt import TensorRtBackbone
-from export.features import PatchFeatures
+from export.architecture import VitWeights
 from export.parity import Difference, parity_pixels, require_parity
-from export.request import ExportRequest, check_request, make_card, requested_features
-from export.vit import VisionTransformer
+from export.request import ExportRequest, check_request, make_card
+from export.to_onnx import cannot_be_written
+from export.vit import PatchFeatures, requested_features
 
 
 def export_tensorrt(
-    vit: VisionTransformer, request: ExportRequest, target: Path, *, parity_image: Path | None = None
+    weights: VitWeights, request: ExportRequest, target: Path, *, parity_image: Path | None = None
 ) -> list[Difference]:
     """Write an engine for this machine's GPU, one image at a time, and its card as ``.json`` beside it.
 
     Args:
-        vit: the filled transformer; taken over.
+        weights: of the backbone.
         request: what to make of it.
         target: where the engine appears, whole or not at all.
         parity_image: a real image to compare on; None for the packaged one.
 
     Returns:
-        How far the engine lies from float32 torch.
+        The differences between the engine and the float32 reference, by image.
 
     Raises:
         MissingExtraError: without the [tensorrt] extra.
@@ -42,18 +43,18 @@ def export_tensorrt(
     torch_tensorrt = _import_torch_tensorrt()
     if not torch.cuda.is_available():
         raise ProviderError("a TensorRT engine is built on the GPU that runs it, and there is none; check nvidia-smi")
-    check_request(request, vit)
-    card = make_card(request, vit)
+    check_request(request, weights.spec)
+    card = make_card(request, weights.spec)
     images = parity_pixels(card, parity_image)
-    features = requested_features(vit, request)
+    features = requested_features(weights, request)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        with replacing(target.with_suffix(".json")) as card_beside, replacing(target) as beside:
+        with replacing(target.with_suffix(".json")) as card_beside, replacing(target) as engine:
             card_beside.write_text(card_to_json(card), encoding="utf-8")
-            beside.write_bytes(_engine_bytes(torch_tensorrt, features.with_precision(request.precision), request))
-            differences = require_parity(TensorRtBackbone(beside), features.cpu(), images)
+            engine.write_bytes(_engine_bytes(torch_tensorrt, features.with_precision(request.precision), request))
+            differences = require_parity(TensorRtBackbone(engine), weights, request, images)
     except OSError as error:
-        raise ModelError(f"{target} cannot be written: {error.strerror}; name another place with --out") from error
+        raise cannot_be_written(target, error) from error
     return differences
 
 

@@ -5,15 +5,13 @@ from pathlib import Path
 
 from rich.console import Console
 
-from edge_uad import __version__
 from edge_uad.errors import UsageError
 from edge_uad.files import sha256_of_file
 from edge_uad.records import ModelCard
 from edge_uad.runtime.cache import cache_dir
-from export.features import Join
-from export.fetch import fetch_weights, load_named
-from export.lock import only_one_process
-from export.request import ExportRequest
+from export.fetch import fetch_weights, load_named, only_one_process
+from export.graph import GRAPH_VERSION
+from export.request import ExportRequest, Join
 from export.to_onnx import export_onnx
 from export.weights import weights_table
 
@@ -102,6 +100,6 @@ def _path(card: ModelCard) -> Path:
     size = "x".join(map(str, card.input_hw))
     name = (
         f"{card.backbone}-{size}-l{layers}-a{card.attention_layer}-n{card.neighbourhood}-{card.precision}-"
-        f"{card.weights_sha256[:12]}-{__version__}.onnx"
+        f"{card.weights_sha256[:12]}-g{GRAPH_VERSION}.onnx"
     )
     return cache_dir() / "models" / "variants" / name

@@ -1,31 +1,19 @@
-"""The vision transformer of DINO, iBOT and DINOv2, for inference: parameter names as its publishers have them."""
+"""The vision transformers of DINO, iBOT and DINOv2 in torch, and the two outputs that are made of them.
 
+TensorRT engines are compiled from it, and the tests hold the ONNX graph of :mod:`export.graph` to it. Parameters have
+their publishers' names.
+"""
+
+import copy
 import math
-from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-LAYER_NORM_EPS = 1e-6
-MLP_RATIO = 4
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class VitSpec:
-    """What distinguishes one of these transformers from another."""
-
-    dim: int
-    heads: int
-    depth: int
-    """Number of blocks."""
-    patch_px: int
-    pos_grid: int
-    """Side of the square patch grid that the stored position embedding is for."""
-    layer_scale: bool = False
-    """DINOv2's learned factor on every residual branch."""
-    registers: int = 0
-    """Tokens between CLS and the patches that show no place."""
+from export.architecture import LAYER_NORM_EPS, MLP_RATIO, VitSpec, VitWeights
+from export.request import ExportRequest, Join, Precision
 
 
 class Attention(nn.Module):
@@ -140,19 +128,14 @@ class VisionTransformer(nn.Module):
         self.blocks = nn.ModuleList(Block(spec) for _ in range(spec.depth))
         self.norm = nn.LayerNorm(spec.dim, eps=LAYER_NORM_EPS)
 
-    @property
-    def prefix_tokens(self) -> int:
-        """How many tokens stand before the first patch: CLS and the registers."""
-        return 1 + self.spec.registers
-
     def fix_grid(self, grid_hw: tuple[int, int]) -> None:
         """Bring the position embedding to the patch grid of one input size, once and for all."""
         self.pos_embed = nn.Parameter(
             interpolated_pos_embed(
                 self.pos_embed.detach(),
                 grid_hw,
-                antialias=self.spec.registers > 0,
-                offset=0.0 if self.spec.registers else 0.1,
+                antialias=self.spec.pos_antialias,
+                offset=self.spec.pos_offset,
             ),
             requires_grad=False,
         )
@@ -203,3 +186,100 @@ def interpolated_pos_embed(pos_embed: Tensor, grid_hw: tuple[int, int], *, antia
     else:
         resized = functional.interpolate(grid, size=grid_hw, mode="bicubic", antialias=antialias)
     return torch.cat((pos_embed[:, :1], resized.permute(0, 2, 3, 1).reshape(1, -1, dim)), dim=1)
+
+
+class PatchFeatures(nn.Module):
+    """Pixels to patch tokens and CLS attention, in one pass and no further than needed.
+
+    Args:
+        vit: with its weights; its position embedding is brought to the grid of ``input_hw``. Changed in
+            place: later blocks are removed.
+        input_hw: the fixed input size in pixels, multiples of the patch size.
+        layers: 0-based blocks whose patch tokens are joined.
+        attention_layer: 0-based block whose CLS row is the second output.
+        join: their mean, or one after the other, D times their number.
+        neighbourhood: side, in patches, odd, of the surroundings blended into each token; 1 for none.
+    """
+
+    def __init__(
+        self,
+        vit: VisionTransformer,
+        *,
+        input_hw: tuple[int, int],
+        layers: tuple[int, ...],
+        attention_layer: int,
+        join: Join = "mean",
+        neighbourhood: int = 1,
+    ) -> None:
+        super().__init__()
+        patch_px = vit.spec.patch_px
+        self.grid_hw = (input_hw[0] // patch_px, input_hw[1] // patch_px)
+        vit.fix_grid(self.grid_hw)
+        del vit.blocks[max(*layers, attention_layer) + 1 :]
+        self.vit = vit.eval().requires_grad_(False)
+        self.layers = layers
+        self.attention_layer = attention_layer
+        self.join = join
+        self.neighbourhood = neighbourhood
+
+    def with_precision(self, precision: Precision) -> "PatchFeatures":
+        """The same module with weights and blocks of this precision; input, outputs and joining stay float32."""
+        if precision == "fp32":
+            return self
+        lowered = copy.deepcopy(self)
+        lowered.vit.half()
+        return lowered
+
+    def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        """Pixels float32 (B, 3, H, W) → tokens float32 (B, N, D), unit norm, and attention float32 (B, N)."""
+        x = self.vit.embed(pixels.to(self.vit.cls_token.dtype))
+        first_patch = self.vit.spec.prefix_tokens
+        chosen: list[Tensor] = []
+        attention = x.new_empty(0)
+        for index, module in enumerate(self.vit.blocks):
+            block = cast("Block", module)
+            if index == self.attention_layer and index > max(self.layers):
+                attention = block.cls_row(x)
+            elif index == self.attention_layer:
+                x, attention = block.forward_with_cls_row(x)
+            else:
+                x = block(x)
+            if index in self.layers:
+                chosen.append(x[:, first_patch:].float())
+        joined = torch.stack(chosen).mean(dim=0) if self.join == "mean" else torch.cat(chosen, dim=-1)
+        tokens = functional.normalize(joined, dim=-1)
+        if self.neighbourhood > 1:
+            tokens = self.with_surroundings(tokens)
+        return tokens, attention[:, first_patch:]
+
+    def with_surroundings(self, tokens: Tensor) -> Tensor:
+        """Each token and the mean of the patches around it, in equal parts: (B, N, D) → (B, N, D), unit norm.
+
+        At the grid's edge the mean is over the patches that are there.
+        """
+        grid = torch.unflatten(tokens.transpose(1, 2), 2, self.grid_hw)
+        side = self.neighbourhood
+        around = functional.avg_pool2d(grid, side, stride=1, padding=side // 2, count_include_pad=False)
+        mean = functional.normalize(around.flatten(2).transpose(1, 2), dim=-1)
+        return functional.normalize(tokens + mean, dim=-1)
+
+
+def torch_vit(weights: VitWeights) -> VisionTransformer:
+    """The transformer with these weights, for inference."""
+    with torch.device("meta"):  # no tensors are drawn that the weights replace at once
+        vit = VisionTransformer(weights.spec)
+    # copies: torch must not write into what is shared
+    vit.load_state_dict({key: torch.from_numpy(array.copy()) for key, array in weights.state.items()}, assign=True)
+    return vit.eval().requires_grad_(False)
+
+
+def requested_features(weights: VitWeights, request: ExportRequest) -> PatchFeatures:
+    """The module that computes what was asked for, in float32."""
+    return PatchFeatures(
+        torch_vit(weights),
+        input_hw=request.input_hw,
+        layers=request.layers,
+        attention_layer=request.attention_layer,
+        join=request.join,
+        neighbourhood=request.neighbourhood,
+    )

@@ -58,8 +58,7 @@ def tiny_bank(tiny_model: Path, good_parts: Path, tmp_path_factory: pytest.TempP
 @pytest.fixture(scope="session")
 def default_model() -> Path:
     """The default backbone, genuine weights, from the cache or fetched and exported into it."""
-    pytest.importorskip("torch", reason="the [export] extra is not installed")
-    from export.default import provide_default_model  # noqa: PLC0415  # torch is loaded only where it is needed
+    from export.default import provide_default_model  # noqa: PLC0415  # onnx is loaded only where it is needed
 
     return provide_default_model()
 

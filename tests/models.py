@@ -1,13 +1,16 @@
-"""Small backbones with random weights, exported by the very code that exports the real ones."""
+"""Small backbones with random weights, exported by the very code that exports the real ones; no torch needed."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+import numpy as np
+
 if TYPE_CHECKING:
-    from export.vit import VisionTransformer
+    from export.architecture import VitSpec, VitWeights
 
 TINY_PATCH_PX = 16
 TINY_DEPTH = 3
+ABOUT_ONE = ("norm1.weight", "norm2.weight", "norm.weight", "gamma")
 
 
 def export_tiny_model(
@@ -20,7 +23,7 @@ def export_tiny_model(
     precision: Literal["fp32", "fp16"] = "fp32",
 ) -> Path:
     """A three-block ViT-Tiny of seeded random weights as an ONNX file, the card inside."""
-    from export.request import ExportRequest  # noqa: PLC0415  # torch is loaded only where it is needed
+    from export.request import ExportRequest  # noqa: PLC0415  # what needs no model need not load onnx
     from export.to_onnx import export_onnx  # noqa: PLC0415  # as above
 
     request = ExportRequest(
@@ -32,17 +35,15 @@ def export_tiny_model(
         weights_sha256="0" * 64,
         precision=precision,
     )
-    export_onnx(random_vit(seed=seed), request, path)
+    export_onnx(random_weights(seed=seed), request, path)
     return path
 
 
-def random_vit(
+def random_weights(
     *, seed: int = 0, depth: int = TINY_DEPTH, pos_grid: int = 4, layer_scale: bool = False, registers: int = 0
-) -> "VisionTransformer":
+) -> "VitWeights":
     """A ViT-Tiny with every tensor drawn at random, the norms and factors about 1."""
-    import torch  # noqa: PLC0415  # as above
-
-    from export.vit import VisionTransformer, VitSpec  # noqa: PLC0415  # as above
+    from export.architecture import VitSpec  # noqa: PLC0415  # as above
 
     spec = VitSpec(
         dim=192,
@@ -53,10 +54,16 @@ def random_vit(
         layer_scale=layer_scale,
         registers=registers,
     )
-    vit = VisionTransformer(spec)
-    generator = torch.Generator().manual_seed(seed)
-    for name, parameter in vit.named_parameters():
-        noise = torch.randn(parameter.shape, generator=generator)
-        about_one = name.endswith(("norm1.weight", "norm2.weight", "norm.weight", "gamma"))
-        parameter.data = 1 + 0.1 * noise if about_one else 0.05 * noise
-    return vit.eval().requires_grad_(False)
+    return drawn_weights(spec, seed=seed)
+
+
+def drawn_weights(spec: "VitSpec", *, seed: int = 0) -> "VitWeights":
+    """Weights of any architecture, every tensor drawn at random, the norms and factors about 1."""
+    from export.architecture import fit, tensor_shapes  # noqa: PLC0415  # as above
+
+    rng = np.random.default_rng(seed)
+    state = {}
+    for name, shape in tensor_shapes(spec).items():
+        noise = rng.standard_normal(shape, dtype=np.float32)
+        state[name] = 1 + np.float32(0.1) * noise if name.endswith(ABOUT_ONE) else np.float32(0.05) * noise
+    return fit(spec, state)

@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from edge_uad import __version__
+from edge_uad._packages import own_packages
 from edge_uad.cli.ablate import ablate
 from edge_uad.cli.bench import bench
 from edge_uad.cli.build_bank import build_bank
@@ -62,6 +63,7 @@ def _root(
 def main() -> None:
     """Run a command; an error of ours becomes one sentence on stderr and its exit code."""
     try:
+        own_packages()
         app()
     except EdgeUadError as error:
         stderr.print(f"edge-uad: {error}", style="bold red", markup=False, highlight=False, soft_wrap=True)

@@ -22,7 +22,7 @@ from edge_uad.cli.measuring import (
     require_evaluate_extra,
     tell_warnings,
 )
-from edge_uad.cli.model import has_export_extra, model_or_default
+from edge_uad.cli.model import model_or_default
 from edge_uad.cli.options import (
     BpmKernelOption,
     BpmThresholdOption,
@@ -35,7 +35,7 @@ from edge_uad.cli.options import (
     ThreadsOption,
     TopRatioOption,
 )
-from edge_uad.errors import MissingExtraError, UsageError
+from edge_uad.errors import UsageError
 from edge_uad.records import Geometry
 
 if TYPE_CHECKING:
@@ -230,8 +230,6 @@ def _check(point: "Point", recipe: "Recipe", model: "Backbone") -> None:
     point.n_good(None)
     if changes := point.model_changes():
         _model_settings(changes)
-        if not has_export_extra():
-            raise MissingExtraError(f"sweeping {', '.join(changes)}", "export")
         from export.variants import require_named
 
         require_named(model.card)

@@ -1,7 +1,6 @@
 """``edge-uad certify``: does a lower precision give the verdicts of fp32? Asked on real images, kept in the card."""
 
 import json
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -17,7 +16,7 @@ from edge_uad.cli.options import (
     ThreadsOption,
     parse_roi,
 )
-from edge_uad.errors import MissingExtraError, ModelError
+from edge_uad.errors import ModelError
 
 if TYPE_CHECKING:
     from edge_uad.records import ParityCertificate
@@ -51,13 +50,12 @@ def certify(
 
     Example: [bold]edge-uad certify int8.onnx --against fp32.onnx --good parts/ --test test/[/bold]
     """
-    _require_onnx()
     from bank_tools.bank.certify import CertifiedWith, certificate_of, check_pair, judge
     from edge_uad.inference.backbones import open_backbone
     from edge_uad.inference.backbones.certificate import runtime_of, shortfalls
     from edge_uad.runtime.assemble import load_backbone
     from edge_uad.sources.folder import image_files
-    from export.certified import write_certificate
+    from export.to_onnx import write_certificate
 
     images = CertifiedWith(
         good=image_files(good),
@@ -90,11 +88,6 @@ def certify(
         )
     if not as_json:
         console.print(f"{target}: certified", markup=False, highlight=False)
-
-
-def _require_onnx() -> None:
-    if find_spec("onnx") is None:
-        raise MissingExtraError("edge-uad certify", "export")
 
 
 def _tell(certificate: "ParityCertificate", *, as_json: bool) -> None:

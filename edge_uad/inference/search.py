@@ -7,7 +7,7 @@ from typing import Any, Literal
 import numpy as np
 import onnxruntime as ort
 
-from edge_uad.errors import ProviderError
+from edge_uad.errors import MissingExtraError, ProviderError
 from edge_uad.records import Embedding, Float32, Int, PatchDistances, PatchMask
 
 SearchDevice = Literal["cpu", "gpu"]
@@ -36,6 +36,7 @@ class PatchSearch:
         product_bytes: how much of the queries × patches matrix may be held at a time.
 
     Raises:
+        MissingExtraError: the GPU was requested, and faiss is not installed.
         ProviderError: the GPU was requested and cannot be used.
     """
 
@@ -131,8 +132,10 @@ def _open_session(threads: int) -> Any:
 
 def _gpu_index(patches: Float32) -> Any:
     """The patches as a flat index on the first GPU: as exact as the CPU's search."""
-    import faiss  # noqa: PLC0415  # only the GPU's search needs it, and it brings threads and a BLAS of its own
-
+    try:
+        import faiss  # noqa: PLC0415  # only the GPU's search needs it, and it brings threads and a BLAS of its own
+    except ImportError as error:
+        raise MissingExtraError("searching on the GPU", "gpu") from error
     if not hasattr(faiss, "StandardGpuResources"):
         raise ProviderError(
             "this faiss cannot search on a GPU; replace it by that of the [gpu] extra: "

@@ -21,6 +21,7 @@ from edge_uad.outputs.metrics import Metrics, MetricsServer
 from edge_uad.outputs.zmq import ZmqPublisher
 from edge_uad.records import Box, Geometry
 from edge_uad.runtime.artefacts import opened_inside
+from edge_uad.runtime.cache import older_default_model
 from edge_uad.runtime.reload import BankReloader
 from edge_uad.runtime.settings import Settings, StationSettings
 from edge_uad.runtime.station import Mode, Station
@@ -116,10 +117,11 @@ def load_inspector(
         bank = PatchBank.load(opened, search_device=search_device, search_threads=search_threads, name=bank_path)
     manifest = bank.manifest
     if manifest.model_id != backbone.card.model_id:
+        older = older_default_model(manifest.model_id)
         raise ModelError(
             f"bank {short_id(manifest.bank_id)} was built with model {short_id(manifest.model_id)} "
             f"({manifest.backbone}), the backbone is {short_id(backbone.card.model_id)} ({backbone.card.backbone}); "
-            "name the bank's own model with --model, or rerun edge-uad build-bank"
+            f"name the bank's own model with --model {older or 'FILE'}, or rerun edge-uad build-bank"
         )
     embedder = make_embedder(
         backbone,

@@ -5,9 +5,11 @@ from pathlib import Path
 
 import platformdirs
 
+from edge_uad.files import sha256_of_file
+
 DEFAULT_BACKBONE = "dinov2_vits14"
 DEFAULT_INPUT_PX = 224
-DEFAULT_MODEL_REVISION = 3
+DEFAULT_MODEL_REVISION = 4
 """Raised when the default backbone is exported differently, so that an older export is not taken for it."""
 
 
@@ -20,3 +22,18 @@ def cache_dir() -> Path:
 def default_model_path() -> Path:
     """Path of the default backbone, exported or copied there by hand."""
     return cache_dir() / "models" / f"{DEFAULT_BACKBONE}-{DEFAULT_INPUT_PX}-r{DEFAULT_MODEL_REVISION}.onnx"
+
+
+def older_default_model(model_id: str) -> Path | None:
+    """The default backbone of an earlier revision in the cache whose SHA-256 is ``model_id``; None if there is none.
+
+    Banks that were built with it still need it.
+    """
+    for revision in range(DEFAULT_MODEL_REVISION - 1, 0, -1):
+        path = default_model_path().with_name(f"{DEFAULT_BACKBONE}-{DEFAULT_INPUT_PX}-r{revision}.onnx")
+        try:
+            if sha256_of_file(path) == model_id:
+                return path
+        except OSError:
+            continue  # not there, or not to be read: no help either way
+    return None

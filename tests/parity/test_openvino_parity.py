@@ -80,7 +80,6 @@ def refusal(path: Path) -> str:
 
 
 def test_what_is_no_model_of_ours_is_refused(tiny_model: Path, tmp_path: Path) -> None:
-    pytest.importorskip("onnx", reason="the [export] extra is not installed")
     path = tmp_path / "m.onnx"
     assert "No such file" in refusal(path)
     path.write_bytes(b"not a model")

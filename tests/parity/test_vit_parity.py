@@ -1,4 +1,4 @@
-"""The torch transformer and its two outputs, against numpy, ONNX Runtime's resize and the publisher's own graph."""
+"""The torch transformer and the reference against the method, position embeddings against torch and ONNX Runtime."""
 
 import math
 from pathlib import Path
@@ -7,22 +7,25 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-pytest.importorskip("torch", reason="the [export] extra is not installed")
-onnx = pytest.importorskip("onnx", reason="the [export] extra is not installed")
+torch = pytest.importorskip("torch", reason="the [export] extra is not installed")
 
-import onnxruntime as ort  # noqa: E402  # after the skips
-import torch  # noqa: E402  # as above
+import onnx  # noqa: E402  # after the skip
+import onnxruntime as ort  # noqa: E402  # as above
 
 from edge_uad.errors import WeightsError  # noqa: E402  # as above
 from edge_uad.files import sha256_of_file  # noqa: E402  # as above
 from edge_uad.inference.backbones import open_backbone  # noqa: E402  # as above
 from edge_uad.runtime.cache import cache_dir  # noqa: E402  # as above
-from export.features import PatchFeatures  # noqa: E402  # as above
+from export.architecture import VitWeights  # noqa: E402  # as above
 from export.fetch import fetch_weights, load_named  # noqa: E402  # as above
 from export.package import fetch_member  # noqa: E402  # as above
-from export.vit import VisionTransformer, interpolated_pos_embed  # noqa: E402  # as above
+from export.position import interpolated_pos_embed  # noqa: E402  # as above
+from export.reference import features as reference_features  # noqa: E402  # as above
+from export.request import ExportRequest  # noqa: E402  # as above
+from export.vit import PatchFeatures, torch_vit  # noqa: E402  # as above
+from export.vit import interpolated_pos_embed as torch_pos_embed  # noqa: E402  # as above
 from export.weights import PackageSource, named_backbone  # noqa: E402  # as above
-from tests.models import export_tiny_model, random_vit  # noqa: E402  # as above
+from tests.models import export_tiny_model, random_weights  # noqa: E402  # as above
 
 Array = np.ndarray[tuple[int, ...], np.dtype[np.float64]]
 
@@ -66,10 +69,10 @@ def unit(rows: Array) -> Array:
 
 
 def numpy_features(
-    vit: VisionTransformer, image: Array, layers: tuple[int, ...], attention_layer: int, join: str = "mean"
+    vit: VitWeights, image: Array, layers: tuple[int, ...], attention_layer: int, join: str = "mean"
 ) -> tuple[Array, Array]:
     """ALGORITHM §2 and §3 for one image, as they are written, with every block and every map."""
-    weights = {name: tensor.double().numpy() for name, tensor in vit.state_dict().items()}
+    weights = {name: tensor.astype(np.float64) for name, tensor in vit.state.items()}
     patch, first_patch = vit.spec.patch_px, 1 + vit.spec.registers
     rows, columns = image.shape[1] // patch, image.shape[2] // patch
     kernel = weights["patch_embed.proj.weight"]
@@ -91,29 +94,39 @@ def numpy_features(
     return unit(joined), maps[attention_layer][:, 0, first_patch:].mean(axis=0)
 
 
+def tiny_request(**changes: object) -> ExportRequest:
+    asked = {"backbone": "tiny", "input_hw": (64, 64), "layers": (0, 1), "attention_layer": 1, "licence": "none"}
+    return ExportRequest(**{**asked, "weights_sha256": "0" * 64, **changes})  # type: ignore[arg-type]  # keywords by name
+
+
 @pytest.mark.parametrize("registers", [0, 4])
 @pytest.mark.parametrize("layer_scale", [False, True])
 @pytest.mark.parametrize(("layers", "attention_layer"), [((0, 1), 1), ((0, 2), 1), ((1,), 2), ((0,), 0)])
 def test_both_outputs_are_what_the_algorithm_says(
     registers: int, layer_scale: bool, layers: tuple[int, ...], attention_layer: int
 ) -> None:
-    vit = random_vit(seed=3, registers=registers, layer_scale=layer_scale)
+    vit = random_weights(seed=3, registers=registers, layer_scale=layer_scale)
     image = np.random.default_rng(4).standard_normal((3, 64, 64))
     tokens, attention = numpy_features(vit, image, layers, attention_layer)
 
-    features = PatchFeatures(vit, input_hw=(64, 64), layers=layers, attention_layer=attention_layer)
+    features = PatchFeatures(torch_vit(vit), input_hw=(64, 64), layers=layers, attention_layer=attention_layer)
     with torch.inference_mode():
         got_tokens, got_attention = features(torch.from_numpy(image[None]).float())
 
     np.testing.assert_allclose(got_tokens[0].numpy(), tokens, atol=2e-5)
     np.testing.assert_allclose(got_attention[0].numpy(), attention, atol=1e-6)
 
+    request = tiny_request(layers=layers, attention_layer=attention_layer)
+    reference_tokens, reference_attention = reference_features(vit, request, image.astype(np.float32))
+    np.testing.assert_allclose(reference_tokens, tokens, atol=2e-5)
+    np.testing.assert_allclose(reference_attention, attention, atol=1e-6)
 
-def test_blocks_may_stand_one_after_the_other() -> None:
-    vit = random_vit(seed=3)
+
+def test_blocks_may_be_joined_one_after_the_other() -> None:
+    vit = random_weights(seed=3)
     image = np.random.default_rng(4).standard_normal((3, 64, 64))
     tokens, _ = numpy_features(vit, image, (0, 2), 1, join="concat")
-    features = PatchFeatures(vit, input_hw=(64, 64), layers=(0, 2), attention_layer=1, join="concat")
+    features = PatchFeatures(torch_vit(vit), input_hw=(64, 64), layers=(0, 2), attention_layer=1, join="concat")
     with torch.inference_mode():
         got = features(torch.from_numpy(image[None]).float())[0][0].numpy()
     assert got.shape == (16, 2 * vit.spec.dim)
@@ -123,7 +136,7 @@ def test_blocks_may_stand_one_after_the_other() -> None:
 @pytest.mark.parametrize("side", [3, 5])
 def test_surroundings_are_blended_in_by_half(side: int) -> None:
     """Each token and the mean of those around it that are there, both at unit norm, have equal parts."""
-    vit = random_vit(seed=3)
+    vit = random_weights(seed=3)
     image = np.random.default_rng(4).standard_normal((3, 64, 64))
     tokens, _ = numpy_features(vit, image, (1,), 1)
     grid, reach = tokens.reshape(4, 4, -1), side // 2
@@ -134,14 +147,14 @@ def test_surroundings_are_blended_in_by_half(side: int) -> None:
         for y in range(4)
         for x in range(4)
     ]
-    features = PatchFeatures(vit, input_hw=(64, 64), layers=(1,), attention_layer=1, neighbourhood=side)
+    features = PatchFeatures(torch_vit(vit), input_hw=(64, 64), layers=(1,), attention_layer=1, neighbourhood=side)
     with torch.inference_mode():
         got = features(torch.from_numpy(image[None]).float())[0][0].numpy()
     np.testing.assert_allclose(got, unit(tokens + unit(np.stack(around))), atol=2e-5)
 
 
-def test_blocks_that_nobody_reads_are_let_go() -> None:
-    features = PatchFeatures(random_vit(depth=3), input_hw=(64, 64), layers=(0,), attention_layer=1)
+def test_blocks_that_nobody_reads_are_removed() -> None:
+    features = PatchFeatures(torch_vit(random_weights(depth=3)), input_hw=(64, 64), layers=(0,), attention_layer=1)
     assert len(features.vit.blocks) == 2
 
 
@@ -150,13 +163,25 @@ def test_blocks_that_nobody_reads_are_let_go() -> None:
 def test_position_embeddings_are_resized_as_the_publishers_resize_them(
     antialias: bool, offset: float, grid_hw: tuple[int, int]
 ) -> None:
-    stored = torch.randn(1, 1 + 37**2, 8, generator=torch.Generator().manual_seed(0))
+    stored = np.random.default_rng(0).standard_normal((1, 1 + 37**2, 8), dtype=np.float32)
     resized = interpolated_pos_embed(stored, grid_hw, antialias=antialias, offset=offset)
 
-    grid = stored[0, 1:].reshape(37, 37, 8).permute(2, 0, 1)[None].numpy()
+    grid = stored[0, 1:].reshape(37, 37, 8).transpose(2, 0, 1)[None]
     expected = _onnx_bicubic(grid, grid_hw, antialias=antialias, offset=offset)
-    np.testing.assert_allclose(resized[0, 1:].numpy(), expected[0].transpose(1, 2, 0).reshape(-1, 8), atol=5e-5)
-    assert torch.equal(resized[:, 0], stored[:, 0]), "CLS has no place and keeps its position embedding"
+    np.testing.assert_allclose(resized[0, 1:], expected[0].transpose(1, 2, 0).reshape(-1, 8), atol=5e-5)
+    np.testing.assert_array_equal(resized[:, 0], stored[:, 0], "CLS has no place and keeps its position embedding")
+
+
+@pytest.mark.parametrize(("antialias", "offset"), [(False, 0.1), (False, 0.0), (True, 0.0)])
+@pytest.mark.parametrize("side", [14, 28, 37])
+@pytest.mark.parametrize("grid_hw", [(1, 1), (11, 19), (16, 16), (28, 37), (32, 32), (64, 20), (74, 74)])
+def test_position_embeddings_are_resized_as_torch_does_it(
+    side: int, grid_hw: tuple[int, int], antialias: bool, offset: float
+) -> None:
+    stored = np.random.default_rng(0).standard_normal((1, 1 + side**2, 8), dtype=np.float32)
+    ours = interpolated_pos_embed(stored, grid_hw, antialias=antialias, offset=offset)
+    theirs = torch_pos_embed(torch.from_numpy(stored), grid_hw, antialias=antialias, offset=offset)
+    np.testing.assert_allclose(ours, theirs.numpy(), atol=2e-5)
 
 
 def _onnx_bicubic(grid: np.ndarray, grid_hw: tuple[int, int], *, antialias: bool, offset: float) -> np.ndarray:
@@ -185,12 +210,12 @@ def _onnx_bicubic(grid: np.ndarray, grid_hw: tuple[int, int], *, antialias: bool
 
 
 def test_a_position_embedding_for_the_same_grid_is_left_as_it_is() -> None:
-    stored = torch.randn(1, 17, 8)
+    stored = np.random.default_rng(0).standard_normal((1, 17, 8), dtype=np.float32)
     assert interpolated_pos_embed(stored, (4, 4), antialias=False, offset=0.1) is stored
 
 
 def test_half_precision_stays_near_single_precision() -> None:
-    features = PatchFeatures(random_vit(seed=5), input_hw=(64, 64), layers=(0, 1), attention_layer=1)
+    features = PatchFeatures(torch_vit(random_weights(seed=5)), input_hw=(64, 64), layers=(0, 1), attention_layer=1)
     pixels = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(6))
     with torch.inference_mode():
         tokens, attention = features(pixels)
@@ -201,7 +226,7 @@ def test_half_precision_stays_near_single_precision() -> None:
     np.testing.assert_allclose(half_tokens.norm(dim=-1).numpy(), 1, atol=1e-5)
 
 
-def test_a_half_precision_export_is_compared_with_single_precision_torch(tmp_path: Path) -> None:
+def test_a_half_precision_export_stays_near_single_precision(tmp_path: Path) -> None:
     single = open_backbone(export_tiny_model(tmp_path / "fp32.onnx"))
     half = open_backbone(export_tiny_model(tmp_path / "fp16.onnx", precision="fp16"))
     assert half.card.precision == "fp16"
@@ -241,7 +266,7 @@ def test_the_default_weights_give_what_the_publishers_graph_gives(publishers_gra
     pixels = np.random.default_rng(8).standard_normal((2, 3, 224, 224), dtype=np.float32)
     published = ort.InferenceSession(model.SerializeToString()).run(None, {"input": pixels})[0]
 
-    vit = load_named("dinov2_vits14", fetch_weights("dinov2_vits14", Console(stderr=True)))
+    vit = torch_vit(load_named("dinov2_vits14", fetch_weights("dinov2_vits14", Console(stderr=True))))
     vit.fix_grid((16, 16))
     with torch.inference_mode():
         patches = vit(torch.from_numpy(pixels))[:, 1:].reshape(2, 16, 16, 384)

@@ -6,32 +6,32 @@ from pathlib import Path
 
 import pytest
 from click.testing import Result
+from safetensors.numpy import save_file
 from typer.testing import CliRunner
 
 from tests.conftest import edge_uad
 
-torch = pytest.importorskip("torch", reason="the [export] extra is not installed")
 pytest.importorskip("sklearn", reason="the [evaluate] extra is not installed")
 
-from edge_uad.cli import app  # noqa: E402  # as above
-from edge_uad.errors import ModelError  # noqa: E402  # as above
-from edge_uad.inference.backbones import open_backbone  # noqa: E402  # as above
-from edge_uad.inference.backbones.certificate import require_certificate  # noqa: E402  # as above
-from edge_uad.runtime.assemble import load_backbone  # noqa: E402  # after the skip
-from tests.models import random_vit  # noqa: E402  # as above
+from edge_uad.cli import app  # as above
+from edge_uad.errors import ModelError  # as above
+from edge_uad.inference.backbones import open_backbone  # as above
+from edge_uad.inference.backbones.certificate import require_certificate  # as above
+from edge_uad.runtime.assemble import load_backbone  # after the skip
+from tests.models import random_weights  # as above
 
 CUSTOM = ("--arch", "vit_tiny", "--patch", 16, "--input", 64, "--layers", "0-1", "--attention-layer", 1)
 
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("weights") / "mine.pth"
-    torch.save({"teacher": random_vit(seed=0).state_dict()}, path)
+    path = tmp_path_factory.mktemp("weights") / "mine.safetensors"
+    save_file(dict(random_weights(seed=0).state), path)
     return path
 
 
 def exported(checkpoint: Path, *arguments: object) -> Result:
-    """The command in this process, which has torch loaded already."""
+    """The command in this process, which has onnx loaded already."""
     asked = ["export", "custom", "--checkpoint", checkpoint, *CUSTOM, *arguments]
     done = CliRunner().invoke(app, [str(argument) for argument in asked])
     assert done.exit_code == 0, done.output

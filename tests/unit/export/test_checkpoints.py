@@ -1,21 +1,29 @@
 """Every layout that weights come in reads to the same backbone; what does not fit is refused by its keys."""
 
 import argparse
+import json
 import re
-from collections.abc import Callable
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
-torch = pytest.importorskip("torch", reason="the [export] extra is not installed")
+from edge_uad.errors import WeightsError
+from edge_uad.records import Float32
+from export.architecture import KEYS_SHOWN
+from export.checkpoints import read_custom_weights, read_weights
+from tests.models import random_weights
 
-from safetensors.torch import save_file  # noqa: E402  # after the skip
+State = dict[str, Float32]
 
-from edge_uad.errors import WeightsError  # noqa: E402  # as above
-from export.checkpoints import KEYS_SHOWN, load_custom_vit, load_vit  # noqa: E402  # as above
-from tests.models import random_vit  # noqa: E402  # as above
 
-State = dict[str, "torch.Tensor"]
+def zeros(*shape: int) -> Float32:
+    return np.zeros(shape, np.float32)
 
 
 def hugging_face_vit(state: State) -> State:
@@ -28,8 +36,8 @@ def hugging_face_vit(state: State) -> State:
         "mlp.fc2": "output.dense",
     }
     renamed = _hugging_face(state, names)
-    renamed["pooler.dense.weight"] = torch.zeros(192, 192)
-    renamed["pooler.dense.bias"] = torch.zeros(192)
+    renamed["pooler.dense.weight"] = zeros(192, 192)
+    renamed["pooler.dense.bias"] = zeros(192)
     return renamed
 
 
@@ -43,10 +51,10 @@ def hugging_face_dinov2(state: State) -> State:
         "mlp.fc2": "mlp.fc2",
     }
     renamed = _hugging_face(state, names)
-    renamed["embeddings.mask_token"] = torch.zeros(1, 192)
+    renamed["embeddings.mask_token"] = zeros(1, 192)
     prefix = "dinov2_with_registers" if "register_tokens" in state else "dinov2"
     whole = {f"{prefix}.{key}": tensor for key, tensor in renamed.items()}
-    return {**whole, "classifier.weight": torch.zeros(10, 192), "classifier.bias": torch.zeros(10)}
+    return {**whole, "classifier.weight": zeros(10, 192), "classifier.bias": zeros(10)}
 
 
 def _hugging_face(state: State, names: dict[str, str]) -> State:
@@ -68,8 +76,8 @@ def _hugging_face(state: State, names: dict[str, str]) -> State:
         place = f"encoder.layer.{block}"
         if rest.startswith("attn.qkv"):
             kind = rest.rsplit(".", 1)[1]
-            for name, part in zip(("query", "key", "value"), tensor.chunk(3), strict=True):
-                renamed[f"{place}.attention.attention.{name}.{kind}"] = part.clone()
+            for name, part in zip(("query", "key", "value"), np.split(tensor, 3), strict=True):
+                renamed[f"{place}.attention.attention.{name}.{kind}"] = part.copy()
         elif rest.startswith("ls"):
             renamed[f"{place}.layer_scale{rest[2]}.lambda1"] = tensor
         else:
@@ -80,9 +88,9 @@ def _hugging_face(state: State, names: dict[str, str]) -> State:
 
 def dino_training_checkpoint(state: State) -> dict[str, object]:
     """DINO's full checkpoint: student and teacher with their heads, and the command line."""
-    head = {"module.head.mlp.0.weight": torch.zeros(4, 192), "module.head.last_layer.weight_v": torch.zeros(3, 4)}
+    head = {"module.head.mlp.0.weight": zeros(4, 192), "module.head.last_layer.weight_v": zeros(3, 4)}
     return {
-        "student": {**{f"module.backbone.{key}": torch.zeros_like(tensor) for key, tensor in state.items()}, **head},
+        "student": {**{f"module.backbone.{key}": np.zeros_like(tensor) for key, tensor in state.items()}, **head},
         "teacher": {**{f"backbone.{key}": tensor for key, tensor in state.items()}, **head},
         "epoch": 300,
         "args": argparse.Namespace(arch="vit_tiny", patch_size=16),
@@ -95,123 +103,215 @@ def dinov2_training_checkpoint(state: State) -> dict[str, object]:
     return {
         "teacher": {
             **{f"backbone.{key}": tensor for key, tensor in chunked.items()},
-            "backbone.mask_token": torch.zeros(1, 192),
-            "dino_head.mlp.0.weight": torch.zeros(4, 192),
+            "backbone.mask_token": zeros(1, 192),
+            "dino_head.mlp.0.weight": zeros(4, 192),
         }
     }
 
 
-LAYOUTS: dict[str, Callable[[State], object]] = {
+FLAT: dict[str, Callable[[State], State]] = {
     "plain": dict,
-    "with mask_token": lambda state: {**state, "mask_token": torch.zeros(1, 192)},
-    "iBOT: state_dict, masked_embed": lambda state: {"state_dict": {**state, "masked_embed": torch.zeros(1, 192)}},
-    "under model, module.": lambda state: {"model": {f"module.{key}": tensor for key, tensor in state.items()}},
-    "half precision": lambda state: {key: tensor.half() for key, tensor in state.items()},
-    "DINO full checkpoint": dino_training_checkpoint,
-    "DINOv2 training checkpoint": dinov2_training_checkpoint,
+    "with mask_token": lambda state: {**state, "mask_token": zeros(1, 192)},
+    "module.": lambda state: {f"module.{key}": tensor for key, tensor in state.items()},
     "Hugging Face ViT": hugging_face_vit,
     "Hugging Face DINOv2": hugging_face_dinov2,
 }
+NESTED: dict[str, Callable[[State], dict[str, object]]] = {
+    "iBOT: state_dict, masked_embed": lambda state: {"state_dict": {**state, "masked_embed": zeros(1, 192)}},
+    "under model, module.": lambda state: {"model": {f"module.{key}": tensor for key, tensor in state.items()}},
+    "DINO full checkpoint": dino_training_checkpoint,
+    "DINOv2 training checkpoint": dinov2_training_checkpoint,
+}
+
+
+def same(ours: Mapping[str, Float32], theirs: Mapping[str, Float32]) -> bool:
+    return set(ours) == set(theirs) and all(np.array_equal(ours[key], theirs[key]) for key in ours)
 
 
 @pytest.mark.parametrize(
     ("layout", "layer_scale", "registers"),
     [
-        *((name, False, 0) for name in LAYOUTS if name not in {"Hugging Face DINOv2", "DINOv2 training checkpoint"}),
-        *((name, True, 0) for name in ("plain", "DINOv2 training checkpoint", "Hugging Face DINOv2")),
-        *((name, True, 4) for name in ("plain", "DINOv2 training checkpoint", "Hugging Face DINOv2")),
+        *((name, False, 0) for name in FLAT if name != "Hugging Face DINOv2"),
+        *((name, True, registers) for name in ("plain", "Hugging Face DINOv2") for registers in (0, 4)),
     ],
 )
-def test_every_layout_reads_to_the_same_backbone(
+def test_every_layout_of_safetensors_reads_to_the_same_weights(
     layout: str, layer_scale: bool, registers: int, tmp_path: Path
 ) -> None:
-    vit = random_vit(seed=1, depth=2, layer_scale=layer_scale, registers=registers)
+    weights = random_weights(seed=1, depth=2, layer_scale=layer_scale, registers=registers)
+    path = tmp_path / "model.bin"  # known by its content, whatever its name
+    save_file(FLAT[layout](dict(weights.state)), path)
+    read = read_custom_weights(path, arch="vit_tiny", patch_px=16)
+    assert read.spec == weights.spec
+    assert same(read.state, weights.state)
+
+
+@pytest.mark.parametrize(
+    ("layout", "layer_scale", "registers"),
+    [
+        *((name, False, 0) for name in {**FLAT, **NESTED} if "DINOv2" not in name),
+        *(
+            (name, True, registers)
+            for name in ("DINOv2 training checkpoint", "Hugging Face DINOv2")
+            for registers in (0, 4)
+        ),
+    ],
+)
+def test_every_layout_of_a_pickle_reads_to_the_same_weights(
+    layout: str, layer_scale: bool, registers: int, tmp_path: Path
+) -> None:
+    weights = random_weights(seed=1, depth=2, layer_scale=layer_scale, registers=registers)
+    path = pickled({**FLAT, **NESTED}[layout](dict(weights.state)), tmp_path)
+    read = read_custom_weights(path, arch="vit_tiny", patch_px=16)
+    assert read.spec == weights.spec
+    assert same(read.state, weights.state)
+
+
+def test_half_precision_is_widened(tmp_path: Path) -> None:
+    weights = random_weights(depth=1)
+    halves = {key: tensor.astype(np.float16) for key, tensor in weights.state.items()}
+    save_file(halves, tmp_path / "half.safetensors")
+    read = read_custom_weights(tmp_path / "half.safetensors", arch="vit_tiny", patch_px=16)
+    assert same(read.state, {key: tensor.astype(np.float32) for key, tensor in halves.items()})
+
+
+def test_bfloat16_is_widened(tmp_path: Path) -> None:
+    """Written by hand: numpy has no such type. Its numbers are the upper halves of float32."""
+    weights = random_weights(depth=1)
+    halves = {key: (tensor.view(np.uint32) >> 16).astype(np.uint16) for key, tensor in weights.state.items()}
+    header: dict[str, object] = {}
+    end = 0
+    for key, half in halves.items():
+        header[key] = {"dtype": "BF16", "shape": half.shape, "data_offsets": [end, end + half.nbytes]}
+        end += half.nbytes
+    text = json.dumps(header).encode()
+    path = tmp_path / "bfloat16.safetensors"
+    path.write_bytes(len(text).to_bytes(8, "little") + text + b"".join(half.tobytes() for half in halves.values()))
+    read = read_custom_weights(path, arch="vit_tiny", patch_px=16)
+    for key, tensor in read.state.items():
+        np.testing.assert_array_equal(tensor.view(np.uint32) >> 16, halves[key])
+        np.testing.assert_allclose(tensor, weights.state[key], rtol=2**-7)
+
+
+def test_a_type_that_numpy_lacks_is_refused_by_its_name(tmp_path: Path) -> None:
+    text = b'{"pos_embed":{"dtype":"F8_E4M3","shape":[4],"data_offsets":[0,4]}}'
+    path = tmp_path / "float8.safetensors"
+    path.write_bytes(len(text).to_bytes(8, "little") + text + bytes(4))
+    with pytest.raises(WeightsError, match="F8_E4M3"):
+        read_custom_weights(path, arch="vit_tiny", patch_px=16)
+
+
+def test_without_torch_a_pickle_names_the_extra_and_safetensors_are_read(tmp_path: Path) -> None:
+    save_file(dict(random_weights(depth=1).state), tmp_path / "mine.safetensors")
+    (tmp_path / "mine.pth").write_bytes(b"PK\x03\x04 as torch writes them")
+    program = """
+import sys
+from pathlib import Path
+sys.modules["torch"] = None
+from edge_uad.errors import MissingExtraError
+from export.checkpoints import read_custom_weights
+print(read_custom_weights(Path("mine.safetensors"), arch="vit_tiny", patch_px=16).spec.depth)
+try:
+    read_custom_weights(Path("mine.pth"), arch="vit_tiny", patch_px=16)
+except MissingExtraError as error:
+    print(error)
+"""
+    done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, check=True)
+    depth, refused = done.stdout.splitlines()
+    assert depth == "1"
+    assert refused == (
+        "reading mine.pth, which is no safetensors file but a pickle, needs the [export] extra; "
+        "run: pip install 'edge-uad[export]'"
+    )
+
+
+def pickled(content: object, tmp_path: Path) -> Path:
+    """As torch saves it, with tensors in the places of arrays."""
+    torch = pytest.importorskip("torch", reason="the [export] extra is not installed")
+
+    def tensors(content: Any) -> Any:
+        if isinstance(content, np.ndarray):
+            return torch.from_numpy(content)
+        return {key: tensors(value) for key, value in content.items()} if isinstance(content, dict) else content
+
     path = tmp_path / "checkpoint.pth"
-    torch.save(LAYOUTS[layout](vit.state_dict()), path)
-
-    read = load_custom_vit(path, arch="vit_tiny", patch_px=16)
-
-    assert read.spec == vit.spec
-    pixels = torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(2))
-    with torch.inference_mode():
-        difference = (read(pixels) - vit(pixels)).abs().max()
-    assert difference <= (0.05 if layout == "half precision" else 0)
+    torch.save(tensors(content), path)
+    return path
 
 
-@pytest.mark.parametrize("layout", [dict, hugging_face_dinov2])
-def test_safetensors_are_told_by_their_content(layout: Callable[[State], State], tmp_path: Path) -> None:
-    vit = random_vit(depth=1, layer_scale=True)
-    path = tmp_path / "model.bin"
-    save_file(layout(vit.state_dict()), path)
-    read = load_custom_vit(path, arch="vit_tiny", patch_px=16)
-    assert all(torch.equal(tensor, vit.state_dict()[key]) for key, tensor in read.state_dict().items())
+def refusal(state: State, tmp_path: Path, *, arch: str = "vit_tiny", patch_px: int = 16) -> str:
+    path = tmp_path / "checkpoint.safetensors"
+    save_file(state, path)
+    return refusal_of(path, arch=arch, patch_px=patch_px)
 
 
-def refusal(state: object, tmp_path: Path, *, arch: str = "vit_tiny", patch_px: int = 16) -> str:
-    path = tmp_path / "checkpoint.pth"
-    torch.save(state, path)
+def refusal_of(path: Path, *, arch: str = "vit_tiny", patch_px: int = 16) -> str:
     with pytest.raises(WeightsError) as caught:
-        load_custom_vit(path, arch=arch, patch_px=patch_px)
+        read_custom_weights(path, arch=arch, patch_px=patch_px)
     assert str(path) in str(caught.value)
     return str(caught.value)
 
 
 def test_missing_keys_are_listed(tmp_path: Path) -> None:
-    state = random_vit(depth=2).state_dict()
+    state = dict(random_weights(depth=2).state)
     del state["blocks.0.attn.qkv.bias"], state["norm.weight"]
     assert "missing keys: blocks.0.attn.qkv.bias, norm.weight" in refusal(state, tmp_path)
 
 
 def test_unknown_keys_are_listed(tmp_path: Path) -> None:
-    state = {**random_vit(depth=1).state_dict(), "blocks.0.adapter.weight": torch.zeros(1)}
+    state = {**dict(random_weights(depth=1).state), "blocks.0.adapter.weight": zeros(1)}
     assert "unknown keys: blocks.0.adapter.weight" in refusal(state, tmp_path)
 
 
 def test_wrong_shapes_are_listed_with_both_shapes(tmp_path: Path) -> None:
-    state = random_vit(depth=1).state_dict()
-    told = refusal(state, tmp_path, patch_px=8)
-    assert "patch_embed.proj.weight (192, 3, 16, 16) instead of (192, 3, 8, 8)" in told
+    state = dict(random_weights(depth=1).state)
+    refused = refusal(state, tmp_path, patch_px=8)
+    assert "patch_embed.proj.weight (192, 3, 16, 16) instead of (192, 3, 8, 8)" in refused
 
 
 def test_a_long_list_is_cut_and_counted(tmp_path: Path) -> None:
-    state = {**random_vit(depth=1).state_dict(), **{f"extra.{n}": torch.zeros(1) for n in range(KEYS_SHOWN + 5)}}
+    state = {**dict(random_weights(depth=1).state), **{f"extra.{n:02}": zeros(1) for n in range(KEYS_SHOWN + 5)}}
     assert f"extra.{KEYS_SHOWN - 1} and 5 more" in refusal(state, tmp_path)
 
 
 def test_another_width_is_refused(tmp_path: Path) -> None:
     assert "wrong shapes: cls_token (1, 1, 192) instead of (1, 1, 384)" in refusal(
-        random_vit(depth=1).state_dict(), tmp_path, arch="vit_small"
+        dict(random_weights(depth=1).state), tmp_path, arch="vit_small"
     )
 
 
 def test_a_known_backbone_cut_short_lists_what_is_missing(tmp_path: Path) -> None:
-    whole, cut = random_vit(depth=3), random_vit(depth=2)
-    path = tmp_path / "checkpoint.pth"
-    torch.save(cut.state_dict(), path)
+    whole, cut = random_weights(depth=3), random_weights(depth=2)
+    path = tmp_path / "checkpoint.safetensors"
+    save_file(dict(cut.state), path)
     with pytest.raises(WeightsError, match=r"cut short\? missing keys: blocks\.2\.norm1\.weight, "):
-        load_vit(path, whole.spec)
+        read_weights(path, whole.spec)
 
 
 def test_hugging_face_without_one_of_query_key_value_is_refused(tmp_path: Path) -> None:
-    state = hugging_face_vit(random_vit(depth=1).state_dict())
+    state = hugging_face_vit(dict(random_weights(depth=1).state))
     del state["encoder.layer.0.attention.attention.key.weight"]
-    told = refusal(state, tmp_path)
-    assert "missing keys: blocks.0.attn.qkv.weight" in told
-    assert "encoder.layer.0.attention.attention.query.weight" in told
+    refused = refusal(state, tmp_path)
+    assert "missing keys: blocks.0.attn.qkv.weight" in refused
+    assert "encoder.layer.0.attention.attention.query.weight" in refused
 
 
 @pytest.mark.parametrize(
-    ("state", "told"),
+    ("state", "reason"),
     [
         ({}, "holds no tensors"),
-        ([1, 2], "holds no tensors"),
-        ({"fc.weight": torch.zeros(1)}, "no pos_embed"),
-        ({"pos_embed": torch.zeros(1, 18, 192)}, "for no square patch grid"),
-        ({"pos_embed": torch.zeros(7)}, "for no square patch grid"),
+        ({"fc.weight": zeros(1)}, "no pos_embed"),
+        ({"pos_embed": zeros(1, 18, 192)}, "for no square patch grid"),
+        ({"pos_embed": zeros(7)}, "for no square patch grid"),
     ],
 )
-def test_what_is_no_state_dict_is_refused(state: object, told: str, tmp_path: Path) -> None:
-    assert told in refusal(state, tmp_path)
+def test_what_is_no_state_dict_is_refused(state: State, reason: str, tmp_path: Path) -> None:
+    assert reason in refusal(state, tmp_path)
+
+
+@pytest.mark.parametrize("content", [{}, [1, 2], {"model": {}}])
+def test_a_pickle_without_tensors_is_refused(content: object, tmp_path: Path) -> None:
+    assert "holds no tensors" in refusal_of(pickled(content, tmp_path))
 
 
 class Surprise:
@@ -222,31 +322,35 @@ class Surprise:
 
 
 def test_a_checkpoint_with_objects_is_refused_and_not_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    told = refusal({"pos_embed": torch.zeros(1, 17, 192), "surprise": Surprise()}, tmp_path)
-    assert "no file of tensors alone" in told
-    assert "\n" not in told
+    refused = refusal_of(pickled({"pos_embed": zeros(1, 17, 192), "surprise": Surprise()}, tmp_path))
+    assert "no file of tensors alone" in refused
+    assert "\n" not in refused
     assert "loaded" not in capsys.readouterr().out
 
 
-@pytest.mark.parametrize(
-    "content", [b"", b"hello", b"\x10\0\0\0\0\0\0\0{broken", b"PK\x03\x04" + bytes(40), b"ustar" * 300]
-)
-def test_damaged_files_are_refused(content: bytes, tmp_path: Path) -> None:
+def test_a_damaged_safetensors_file_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "weights.safetensors"
-    path.write_bytes(content)
-    with pytest.raises(WeightsError, match="is damaged or no file of tensors alone"):
-        load_custom_vit(path, arch="vit_tiny", patch_px=16)
-
-
-def test_a_truncated_checkpoint_is_refused(tmp_path: Path) -> None:
-    path = tmp_path / "weights.pth"
-    torch.save(random_vit(depth=1).state_dict(), path)
+    path.write_bytes(b"\x10\0\0\0\0\0\0\0{broken")
+    assert "is damaged or no file of tensors alone" in refusal_of(path)
+    save_file(dict(random_weights(depth=1).state), path)
     path.write_bytes(path.read_bytes()[:-1000])
-    with pytest.raises(WeightsError, match="is damaged"):
-        load_custom_vit(path, arch="vit_tiny", patch_px=16)
+    assert "is damaged or no file of tensors alone" in refusal_of(path)
+
+
+@pytest.mark.parametrize("content", [b"", b"hello", b"PK\x03\x04" + bytes(40), b"ustar" * 300])
+def test_a_damaged_pickle_is_refused(content: bytes, tmp_path: Path) -> None:
+    pytest.importorskip("torch", reason="the [export] extra is not installed")
+    path = tmp_path / "weights.pth"
+    path.write_bytes(content)
+    assert "is damaged or no file of tensors alone" in refusal_of(path)
+
+
+def test_a_truncated_pickle_is_refused(tmp_path: Path) -> None:
+    path = pickled(dict(random_weights(depth=1).state), tmp_path)
+    path.write_bytes(path.read_bytes()[:-1000])
+    assert "is damaged" in refusal_of(path)
 
 
 @pytest.mark.parametrize("name", ["absent.pth", "."])
 def test_a_path_that_is_no_file_is_refused(name: str, tmp_path: Path) -> None:
-    with pytest.raises(WeightsError, match="cannot be read"):
-        load_custom_vit(tmp_path / name, arch="vit_tiny", patch_px=16)
+    assert "cannot be read" in refusal_of(tmp_path / name)

@@ -2,11 +2,8 @@
 
 from importlib.resources import files
 
-import pytest
+from export.search_graph import FILE_NAME, search_graph
 
 
 def test_the_file_in_the_package_is_what_the_exporter_writes() -> None:
-    pytest.importorskip("onnx", reason="the graph is written with the onnx package")
-    from export.search_graph import FILE_NAME, search_graph  # noqa: PLC0415  # after the skip
-
     assert (files("edge_uad.inference") / FILE_NAME).read_bytes() == search_graph()

@@ -33,15 +33,17 @@ def test_a_row_agrees_with_its_name(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", sorted(NAMES))
-def test_the_publisher_is_asked_first_and_over_https(name: str) -> None:
-    first = named_backbone(name).sources[0]
-    assert isinstance(first, UrlSource)
-    assert first.url.scheme == "https"
-    assert first.filename(name).endswith(".pth")
+def test_the_publishers_own_file_is_known_and_comes_over_https(name: str) -> None:
+    (publisher,) = (source for source in named_backbone(name).sources if isinstance(source, UrlSource))
+    assert publisher.url.scheme == "https"
+    assert publisher.filename(name).endswith(".pth")
 
 
-def test_the_default_backbone_has_a_second_source() -> None:
-    assert any(isinstance(source, PackageSource) for source in named_backbone(DEFAULT_BACKBONE).sources)
+def test_the_default_backbone_comes_first_from_where_its_digests_are_stated_and_torch_is_not_needed() -> None:
+    """Otherwise its model file, and so the model id in every bank, would differ between machines."""
+    first, *_ = named_backbone(DEFAULT_BACKBONE).sources
+    assert isinstance(first, PackageSource)
+    assert first.filename(DEFAULT_BACKBONE).endswith(".safetensors")
 
 
 def test_an_unknown_name_is_refused_with_the_known_ones() -> None:

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import onnx
 import onnxruntime as ort
 import pytest
 
@@ -14,8 +15,6 @@ from edge_uad.inference.backbones import open_backbone
 from edge_uad.inference.backbones.card import CARD_KEY, card_to_json
 from edge_uad.inference.backbones.files import opened_model_file
 from edge_uad.records import ModelCard
-
-onnx = pytest.importorskip("onnx", reason="the [export] extra is not installed")
 
 CARD = ModelCard(
     model_id="",

@@ -1,15 +1,15 @@
 """The search is exact: what the blocked product finds is what one would find pair by pair in float64."""
 
+import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
-import faiss
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edge_uad.errors import ProviderError
+from edge_uad.errors import MissingExtraError, ProviderError
 from edge_uad.inference.search import PRODUCT_BYTES, QUERY_ROWS, PatchSearch
 from edge_uad.records import Embedding, Float32, PatchMask
 from tests.banks import brute_force, unit_rows
@@ -126,7 +126,14 @@ def test_a_frame_without_foreground_has_no_distances() -> None:
     assert (found.nearest == -1).all()
 
 
+def test_without_faiss_the_gpu_names_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "faiss", None)  # as where it is not installed
+    with pytest.raises(MissingExtraError, match=r"searching on the GPU needs the \[gpu\] extra"):
+        PatchSearch(unit_rows(np.random.default_rng(0), 5, 4), device="gpu")
+
+
 def test_a_gpu_that_is_not_there_is_an_error_and_never_the_cpu() -> None:
+    faiss = pytest.importorskip("faiss", reason="the [gpu] extra is not installed")
     if hasattr(faiss, "StandardGpuResources") and faiss.get_num_gpus():
         pytest.skip("there is a GPU")
     with pytest.raises(ProviderError, match="faiss"):
