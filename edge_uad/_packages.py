@@ -50,6 +50,19 @@ def own_packages() -> None:
         sys.meta_path.insert(0, _FINDER)
 
 
+def command_of(module: str) -> list[str]:
+    """The command that runs a module of these packages in a process of its own, as ``python -m`` would."""
+    return [sys.executable, "-c", f"from {__name__} import run; run({module!r})"]
+
+
+def run(module: str) -> None:
+    """Run a module of these packages as the main program."""
+    import runpy  # noqa: PLC0415  # a process of its own needs it, the others' start need not wait for it
+
+    own_packages()
+    runpy.run_module(module, run_name="__main__", alter_sys=True)
+
+
 def _is_own(module: ModuleType, name: str) -> bool:
     file = getattr(module, "__file__", None)
     return file is not None and Path(file).resolve().parent == (_ROOT / name).resolve()

@@ -31,11 +31,14 @@ from edge_uad.sources.capture import Backoff
 from edge_uad.stages import StageTimer
 
 
-def load_backbone(model: Path, *, provider: str = "cpu", threads: int = 0, batched: bool = False) -> Backbone:
+def load_backbone(
+    model: Path, *, opened: Path | None = None, provider: str = "cpu", threads: int = 0, batched: bool = False
+) -> Backbone:
     """Open a model file; a precision lower than fp32 by its parity certificate alone.
 
     Args:
         model: the file.
+        opened: what reads it, where it is open already; None for the path itself.
         provider: cpu, cuda, tensorrt or openvino.
         threads: of the CPU; 0 for one per core.
         batched: several images in one run, where the last bits of a score are worth the time won.
@@ -45,7 +48,7 @@ def load_backbone(model: Path, *, provider: str = "cpu", threads: int = 0, batch
         MissingExtraError: what runs it is not installed.
         ProviderError: the requested accelerator is not active.
     """
-    backbone = open_backbone(model, provider=provider, threads=threads, batched=batched)
+    backbone = open_backbone(model, opened=opened, provider=provider, threads=threads, batched=batched)
     require_certificate(backbone.card, model, provider=provider)
     return backbone
 
@@ -166,12 +169,13 @@ def assemble_line(
         for address, station in zip(addresses, settings.stations, strict=True)
     ]
     # the default model in the cache is ours; whatever is swapped in, a bank accepts one model alone, by its hash
-    with opened_inside(model, None if settings.model is None else settings.artefacts_dir):
-        backbone = load_backbone(
-            model, provider=settings.provider, threads=settings.threads, batched=settings.max_batch > 1
-        )
+    with opened_inside(model, None if settings.model is None else settings.artefacts_dir) as opened:
+        load_model = partial(load_backbone, model, opened=opened, provider=settings.provider)
+        backbone = load_model(threads=settings.threads, batched=settings.max_batch > 1)
         shared = parallel_frame_count(settings) > 1
-        on_one_core = load_backbone(model, provider=settings.provider, threads=1) if shared else None
+        on_one_core = load_model(threads=1) if shared else None
+    if on_one_core is not None and on_one_core.card.model_id != backbone.card.model_id:
+        raise ModelError(f"model {model} was replaced while it was loaded; start again")
     metrics = None if settings.metrics.endpoint is None else Metrics()
     timer = _stage_timer(metrics, on_stage)
     load = partial(

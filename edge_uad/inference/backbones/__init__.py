@@ -8,11 +8,14 @@ from edge_uad.interfaces import Backbone
 CPU_PROVIDERS = frozenset({"cpu", "openvino"})
 
 
-def open_backbone(path: Path, *, provider: str = "cpu", threads: int = 0, batched: bool = False) -> Backbone:
+def open_backbone(
+    path: Path, *, opened: Path | None = None, provider: str = "cpu", threads: int = 0, batched: bool = False
+) -> Backbone:
     """Open a model file by its kind: ``.onnx``, or ``.engine`` for a TensorRT engine.
 
     Args:
-        path: the model file.
+        path: the model file, whose suffix names its kind.
+        opened: what reads it, where it is open already, as ``/proc/self/fd/N``; None for the path itself.
         provider: what runs an ONNX file: cpu, cuda, tensorrt or openvino. An engine runs on its own accelerator.
         threads: for the work inside one inference, on the CPU; 0 for one per core.
         batched: run several images of an ONNX file at once.
@@ -25,13 +28,13 @@ def open_backbone(path: Path, *, provider: str = "cpu", threads: int = 0, batche
     if path.suffix == ".engine":
         from edge_uad.inference.backbones.tensorrt import TensorRtBackbone  # noqa: PLC0415  # only engines need it
 
-        return TensorRtBackbone(path)
+        return TensorRtBackbone(path, opened=opened)
     if path.suffix == ".onnx" and provider == "openvino":
         from edge_uad.inference.backbones.openvino import OpenVinoBackbone  # noqa: PLC0415  # an optional extra
 
-        return OpenVinoBackbone(path, threads=threads, batched=batched)
+        return OpenVinoBackbone(path, opened=opened, threads=threads, batched=batched)
     if path.suffix == ".onnx":
         from edge_uad.inference.backbones.onnx import OnnxBackbone  # noqa: PLC0415  # ONNX Runtime takes a while to load
 
-        return OnnxBackbone(path, provider=provider, threads=threads, batched=batched)
+        return OnnxBackbone(path, opened=opened, provider=provider, threads=threads, batched=batched)
     raise ModelError(f"model {path} ends neither in .onnx nor in .engine; name a file made by edge-uad export")

@@ -1,14 +1,13 @@
-"""What every runtime of an ONNX file of edge-uad shares: what is asked of the file, and how images are embedded."""
+"""What every runtime of an ONNX file of edge-uad shares: how the file is read and checked, how images are embedded."""
 
-import hashlib
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from edge_uad.errors import ModelError
 from edge_uad.inference.backbones.card import check_pixels
+from edge_uad.inference.backbones.external import has_external_data
 from edge_uad.records import Embedding, Float32, ModelCard
 
 INPUT_NAME = "pixels"
@@ -16,7 +15,6 @@ OUTPUT_NAMES = ("tokens", "attention")
 
 _MAX_MODEL_BYTES = 2**31 - 1
 """protobuf holds no more in one file."""
-_DESCRIPTORS = Path("/proc/self/fd")
 
 
 class OnnxFileBackbone(ABC):
@@ -63,10 +61,7 @@ class OnnxFileBackbone(ABC):
 
 def cannot_be_loaded(path: Path) -> ModelError:
     """For a file that the runtime refuses."""
-    return ModelError(
-        f"model {path} cannot be loaded: it is damaged, split into several files, or not ONNX; "
-        "run edge-uad export again"
-    )
+    return ModelError(f"model {path} cannot be loaded: it is damaged, or not ONNX; run edge-uad export again")
 
 
 def not_from_export(path: Path, error: Exception) -> ModelError:
@@ -74,55 +69,46 @@ def not_from_export(path: Path, error: Exception) -> ModelError:
     return ModelError(f"model {path} is not from edge-uad export: {error}; export it again")
 
 
-def read_model_file(path: Path) -> bytes:
-    """The whole file at once, so that what is hashed is what is run.
+def read_model_file(path: Path, opened: Path | None = None) -> bytes:
+    """The whole file, read once through one descriptor: what is hashed is what is run, whatever is done to the file.
+
+    Args:
+        path: the model file, as errors name it.
+        opened: what reads it, where it is open already; None for the path itself.
 
     Raises:
-        ModelError: it is not there, cannot be read, or is too large.
+        ModelError: it is not there, cannot be read, is too large, damaged, was written to while it was read, or keeps
+            weights in other files.
     """
     try:
-        if path.stat().st_size > _MAX_MODEL_BYTES:
-            raise _too_large(path)
-        return path.read_bytes()
+        # not to wait for whoever writes into a named pipe
+        descriptor = os.open(opened or path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        with os.fdopen(descriptor, "rb") as file:
+            before = os.fstat(descriptor)
+            content = file.read(_MAX_MODEL_BYTES + 1)
+            after = os.fstat(descriptor)
     except OSError as error:
-        raise _cannot_be_read(path, error) from error
+        raise ModelError(
+            f"model {path} cannot be read: {error.strerror}; name a file made by edge-uad export"
+        ) from error
+    if len(content) > _MAX_MODEL_BYTES:
+        raise ModelError(f"model {path} is larger than an ONNX file can be; name a file made by edge-uad export")
+    # the time of writing, not of change: to be replaced is a change, and harms nothing
+    if (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
+        raise ModelError(f"model {path} was written to while it was read; try again when the copy is done")
+    _refuse_external_data(memoryview(content), path)
+    return content
 
 
-def _cannot_be_read(path: Path, error: OSError) -> ModelError:
-    return ModelError(f"model {path} cannot be read: {error.strerror}; name a file made by edge-uad export")
-
-
-def _too_large(path: Path) -> ModelError:
-    return ModelError(f"model {path} is larger than an ONNX file can be; name a file made by edge-uad export")
-
-
-@contextmanager
-def opened_model_file(path: Path) -> Iterator[tuple[str, Path]]:
-    """SHA-256 of a model file, and a path that reads the very file hashed, even where ``path`` is replaced meanwhile.
-
-    For a runtime that reads the file itself: handed its bytes, ONNX Runtime keeps them beside the weights made of
-    them for as long as it runs.
-
-    Raises:
-        ModelError: it is not there, cannot be read, is too large, or was written to while it was open.
-    """
+def _refuse_external_data(content: memoryview, path: Path) -> None:
     try:
-        file = path.open("rb")
-    except OSError as error:
-        raise _cannot_be_read(path, error) from error
-    with file:
-        before = os.fstat(file.fileno())
-        if before.st_size > _MAX_MODEL_BYTES:
-            raise _too_large(path)
-        try:
-            model_id = hashlib.file_digest(file, "sha256").hexdigest()
-        except OSError as error:
-            raise _cannot_be_read(path, error) from error
-        yield model_id, _DESCRIPTORS / str(file.fileno())
-        after = os.fstat(file.fileno())
-        # the time of writing, not of change: to be replaced is a change, and harms nothing
-        if (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
-            raise ModelError(f"model {path} was written to while it was read; try again when the copy is done")
+        external = has_external_data(content)
+    except ValueError as error:
+        raise cannot_be_loaded(path) from error
+    if external:
+        raise ModelError(
+            f"model {path} keeps weights in other files, which its id does not cover; run edge-uad export again"
+        )
 
 
 def check_shapes(

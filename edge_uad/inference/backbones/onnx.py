@@ -1,5 +1,6 @@
 """An exported backbone, run by ONNX Runtime."""
 
+import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from edge_uad.inference.backbones.files import (
     cannot_be_loaded,
     check_shapes,
     not_from_export,
-    opened_model_file,
+    read_model_file,
 )
 from edge_uad.records import Float32, ModelCard
 
@@ -43,7 +44,8 @@ class OnnxBackbone(OnnxFileBackbone):
     """One session over one file; its card is in the file's metadata.
 
     Args:
-        path: the model file.
+        path: the model file, as errors name it.
+        opened: what reads it, where it is open already; None for the path itself.
         provider: cpu, cuda or tensorrt; the requested one runs, or there is an error.
         threads: for the work inside one inference; 0 for one per core.
         batched: several images in one run; see ``OnnxFileBackbone``.
@@ -53,15 +55,23 @@ class OnnxBackbone(OnnxFileBackbone):
         ProviderError: the provider is unknown or not active.
     """
 
-    def __init__(self, path: Path, *, provider: str = "cpu", threads: int = 0, batched: bool = False) -> None:
-        with opened_model_file(path) as (model_id, opened):
-            try:
-                self._session = _open_session(opened, _wanted_providers(provider), threads)
-            except _LOAD_ERRORS as error:
-                raise cannot_be_loaded(path) from error
+    def __init__(
+        self,
+        path: Path,
+        *,
+        opened: Path | None = None,
+        provider: str = "cpu",
+        threads: int = 0,
+        batched: bool = False,
+    ) -> None:
+        content = read_model_file(path, opened)
+        try:
+            self._session = _open_session(content, _wanted_providers(provider), threads)
+        except _LOAD_ERRORS as error:
+            raise cannot_be_loaded(path) from error
         _require_active(self._session, provider)
         try:
-            card = _card_of(self._session, model_id)
+            card = _card_of(self._session, hashlib.sha256(content).hexdigest())
             _check_signature(self._session, card)
         except (ModelError, UnicodeDecodeError) as error:
             raise not_from_export(path, error) from error
@@ -84,7 +94,7 @@ def _wanted_providers(provider: str) -> list[str]:
     return list(wanted)
 
 
-def _open_session(model: Path, providers: list[str], threads: int) -> Any:
+def _open_session(model: bytes, providers: list[str], threads: int) -> Any:
     options = ort.SessionOptions()
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
     options.intra_op_num_threads = threads
@@ -97,6 +107,8 @@ def _open_session(model: Path, providers: list[str], threads: int) -> Any:
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     session = ort.InferenceSession(model, options, providers=providers)
     session.disable_fallback()
+    # its fallback would need them; else they lie beside the weights made of them for as long as the session does
+    session._model_bytes = None  # noqa: SLF001  # there is no public way to let them go
     return session
 
 

@@ -31,7 +31,8 @@ class OpenVinoBackbone(OnnxFileBackbone):
     embedding differs from ONNX Runtime's in the last bits only, so that a bank built with one serves the other.
 
     Args:
-        path: the model file, ``.onnx``.
+        path: the model file, ``.onnx``, as errors name it.
+        opened: what reads it, where it is open already; None for the path itself.
         threads: for the work inside one inference; 0 for one per core.
         batched: several images in one run; see ``OnnxFileBackbone``.
 
@@ -40,9 +41,9 @@ class OpenVinoBackbone(OnnxFileBackbone):
         ModelError: the file is not there, or not a model of edge-uad.
     """
 
-    def __init__(self, path: Path, *, threads: int = 0, batched: bool = False) -> None:
+    def __init__(self, path: Path, *, opened: Path | None = None, threads: int = 0, batched: bool = False) -> None:
         openvino = _import_openvino()
-        content = read_model_file(path)
+        content = read_model_file(path, opened)
         core = openvino.Core()
         try:
             model = core.read_model(content)

@@ -22,7 +22,8 @@ class TensorRtBackbone:
     Its buffers on the GPU are made once and held as long as the process lives.
 
     Args:
-        path: the engine file.
+        path: the engine file, as errors name it and beside which its card lies.
+        opened: what reads the engine, where it is open already; None for the path itself.
 
     Raises:
         MissingExtraError: without the [tensorrt] extra.
@@ -30,9 +31,9 @@ class TensorRtBackbone:
         ProviderError: there is no GPU that can run it.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, opened: Path | None = None) -> None:
         self._trt, self._cudart = _import_runtime()
-        content, card_text = _read(path), _read(path.with_suffix(".json"))
+        content, card_text = _read(opened or path), _read(path.with_suffix(".json"))
         try:
             self._card = card_from_json(card_text, hashlib.sha256(content).hexdigest())
         except ModelError as error:

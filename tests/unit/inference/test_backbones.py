@@ -1,8 +1,11 @@
 """Opening and running model files: what a good one gives, and how a bad one is refused."""
 
+import dataclasses
 import hashlib
 import os
 import sys
+import threading
+import time
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +16,10 @@ import pytest
 from edge_uad.errors import MissingExtraError, ModelError, ProviderError, UsageError
 from edge_uad.inference.backbones import open_backbone
 from edge_uad.inference.backbones.card import CARD_KEY, card_to_json
-from edge_uad.inference.backbones.files import opened_model_file
+from edge_uad.inference.backbones.files import read_model_file
 from edge_uad.records import ModelCard
+from edge_uad.runtime.artefacts import opened_inside
+from edge_uad.runtime.assemble import load_backbone
 
 CARD = ModelCard(
     model_id="",
@@ -196,23 +201,73 @@ def test_a_model_with_a_broken_card_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_model_with_its_weights_in_another_file_is_refused(tmp_path: Path) -> None:
-    assert "split into several files" in refusal(drawn_model(tmp_path / "m.onnx", external=True))
+    assert "keeps weights in other files" in refusal(drawn_model(tmp_path / "m.onnx", external=True))
 
 
-def test_what_was_hashed_is_what_is_read_though_the_file_is_replaced(tmp_path: Path) -> None:
+@pytest.mark.parametrize("provider", ["cpu", "openvino"])
+def test_weights_in_another_file_are_refused_wherever_it_lies(provider: str, tmp_path: Path) -> None:
+    """ONNX Runtime would load them by the number of a descriptor, OpenVINO by an absolute path."""
+    if provider == "openvino":
+        pytest.importorskip("openvino", reason="the [openvino] extra is not installed")
+    weights = tmp_path / "weights.bin"
+    weights.write_bytes(np.ones(3, np.float32).tobytes())
+    with weights.open("rb") as file:
+        for place in (str(weights), "weights.bin", str(file.fileno()), f"../../..{weights}"):
+            path = tmp_path / "m.onnx"
+            model = onnx.load(drawn_model(path))
+            tensor = model.graph.initializer.add(name="shift", data_type=onnx.TensorProto.FLOAT, dims=[3])
+            tensor.data_location = onnx.TensorProto.EXTERNAL
+            for key, value in (("location", place), ("offset", "0"), ("length", "12")):
+                tensor.external_data.add(key=key, value=value)
+            model.graph.node[-2].output[0] = "unshifted"
+            model.graph.node.insert(3, onnx.helper.make_node("Add", ["unshifted", "shift"], ["tokens"]))
+            path.write_bytes(model.SerializeToString())
+            with pytest.raises(ModelError, match="keeps weights in other files, which its id does not cover"):
+                open_backbone(path, provider=provider)
+
+
+def test_the_bytes_of_the_file_are_not_kept_beside_the_weights(tmp_path: Path) -> None:
+    """If ONNX Runtime keeps them elsewhere one day, this names the place to look at."""
+    assert open_backbone(drawn_model(tmp_path / "m.onnx"))._session._model_bytes is None
+
+
+def test_a_file_swapped_between_its_check_and_its_loading_is_not_loaded(tmp_path: Path) -> None:
     path = drawn_model(tmp_path / "m.onnx")
-    content = path.read_bytes()
-    with opened_model_file(path) as (model_id, opened):
-        drawn_model(tmp_path / "other.onnx", card=None).replace(path)
-        assert opened.read_bytes() == content
-    assert model_id == hashlib.sha256(content).hexdigest()
+    checked = hashlib.sha256(path.read_bytes()).hexdigest()
+    with opened_inside(path, tmp_path) as opened:
+        other = card_to_json(dataclasses.replace(CARD, backbone="other"))
+        drawn_model(tmp_path / "other.onnx", card=other).replace(path)
+        assert load_backbone(path, opened=opened).card.model_id == checked
+    assert load_backbone(path).card.backbone == "other"
 
 
 def test_a_model_that_is_written_to_while_it_is_read_is_refused(tmp_path: Path) -> None:
-    path = drawn_model(tmp_path / "m.onnx")
-    os.utime(path, (0, 0))  # clocks of file systems are coarse
-    with pytest.raises(ModelError, match="was written to while it was read"), opened_model_file(path):
-        path.write_bytes(path.read_bytes())
+    path = tmp_path / "m.onnx"
+    with path.open("wb") as file:
+        file.truncate(64 * 2**20)  # takes a while to read
+    started, ended = threading.Event(), threading.Event()
+
+    def write() -> None:
+        with path.open("r+b") as file:
+            while not ended.is_set():
+                os.pwrite(file.fileno(), b"\0", 0)
+                os.utime(path, ns=(time.time_ns(), time.time_ns()))  # clocks of file systems are coarse
+                started.set()
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    try:
+        assert started.wait(10)
+        with pytest.raises(ModelError, match="was written to while it was read"):
+            read_model_file(path)
+    finally:
+        ended.set()
+        writer.join()
+
+
+def test_a_named_pipe_is_refused_at_once(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "m.onnx")
+    refusal(tmp_path / "m.onnx")
 
 
 def test_inputs_and_outputs_of_other_names_are_refused(tmp_path: Path) -> None:
