@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Self, TypedDict, Unpack
 
 import numpy as np
 
+from edge_uad._packages import own_packages
 from edge_uad.errors import FrameError, ModelError, SourceEndedError
 from edge_uad.inference.bank import PatchBank, check_writable
 from edge_uad.inference.inspector import Inspector as FrameInspector
@@ -204,6 +205,7 @@ def build_bank(
         ArtefactError: the model is missing or damaged.
         TypeError: a keyword that is not known.
     """
+    own_packages()
     from bank_tools.bank.build import build_bank as build  # noqa: PLC0415  (inspection does without)
     from bank_tools.bank.build import embed_all, embedder_for, recipe_for  # noqa: PLC0415
 

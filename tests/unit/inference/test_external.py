@@ -99,7 +99,7 @@ def test_a_model_of_one_file_has_none() -> None:
 def test_graphs_nested_without_end_are_refused() -> None:
     content = b""
     for depth in range(120):
-        field = (1, 5, 6)[depth % 3] if depth < 119 else 7  # node, attribute, graph; the model's graph at last
+        field = (5, 1, 6)[depth % 3] if depth < 119 else 7  # attribute, node, graph; outermost the model's graph
         size = len(content)
         content = bytes([field << 3 | 2, size & 0x7F | 0x80, size >> 7]) + content
     with pytest.raises(ValueError, match="too deep"):
