@@ -12,7 +12,8 @@ from itertools import islice
 import numpy as np
 
 from bank_tools.bank.build import embed_all
-from bank_tools.bank.calibrate import Coreset, cross_scores, thin_out
+from bank_tools.bank.calibrate import Coreset, choose_coreset, cross_scores
+from bank_tools.bank.embeddings import EmbeddingStore
 from edge_uad.cli.console import TerminalProgress
 from edge_uad.inference.inspector import ForegroundEmbedding
 from edge_uad.inference.masking import default_kernel
@@ -40,9 +41,9 @@ def main() -> None:
 
     backbone = load_backbone(provide_default_model())
     top_ratio = backbone.card.top_ratio if options.top_ratio is None else options.top_ratio
-    learned = seen_in(backbone, options.learned, options.bpm_threshold, every=options.every)
-    unseen = seen_in(backbone, options.unseen, options.bpm_threshold)
-    coreset = thin_out(learned, ratio=options.coreset, seed=0)
+    learned = embedded_in(backbone, options.learned, options.bpm_threshold, every=options.every)
+    unseen = embedded_in(backbone, options.unseen, options.bpm_threshold)
+    coreset = choose_coreset(learned, ratio=options.coreset, seed=0)
     search = PatchSearch(coreset.patches)
     new = np.asarray([score(one, search, top_ratio) for one in unseen])
     ways = {
@@ -56,21 +57,21 @@ def main() -> None:
         print(f"{name:<22}{np.median(scores):8.4f}" + "".join(f"{rate:12.3f}" for rate in realised))
 
 
-def seen_in(backbone: Backbone, folder: str, bpm_threshold: float, *, every: int = 1) -> list[ForegroundEmbedding]:
+def embedded_in(backbone: Backbone, folder: str, bpm_threshold: float, *, every: int = 1) -> EmbeddingStore:
     kernel = default_kernel(backbone.card.grid_hw)
     embedder = make_embedder(
         backbone, geometry=Geometry.STRETCH, roi=None, bpm_kernel=kernel, bpm_threshold=bpm_threshold
     )
     source, total = recorded_source(folder)
     chosen = None if total is None else -(-total // every)
-    return embed_all(islice(frames_of(source), 0, None, every), embedder, chosen, TerminalProgress()).seen
+    return embed_all(islice(frames_of(source), 0, None, every), embedder, chosen, TerminalProgress()).embeddings
 
 
 def score(one: ForegroundEmbedding, search: PatchSearch, top_ratio: float) -> float:
     return image_score(search.distances(one.embedding, one.mask, neighbours=1), top_ratio=top_ratio)
 
 
-def own_patches_left_out(learned: list[ForegroundEmbedding], coreset: Coreset, top_ratio: float) -> Float32:
+def own_patches_left_out(learned: EmbeddingStore, coreset: Coreset, top_ratio: float) -> Float32:
     return np.asarray(
         [
             score(one, PatchSearch(coreset.patches[coreset.patch_image != image]), top_ratio)

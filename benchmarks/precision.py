@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
-from bank_tools.bank.certify import CertifiedWith, certificate_of, judge
+from bank_tools.bank.certify import CertificationImages, certificate_of, judge
 from bank_tools.bench.frames import packaged_frames
 from benchmarks.report import Report, Table, options_of
 from edge_uad.cli.console import TerminalProgress, stderr
@@ -64,7 +64,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="edge-uad-") as name:
         folder = Path(name)
         good = packaged(folder / "packaged") if options.good is None else image_files(options.good)
-        images = CertifiedWith(
+        images = CertificationImages(
             good=spread(good, QUICK_IMAGES if options.quick else options.n_good),
             test=[] if options.test is None else spread(image_files(options.test), options.n_test),
             bpm_threshold=options.bpm_threshold,
@@ -160,7 +160,9 @@ def timed(backbones: dict[str, Backbone], image: Path, repeats: int) -> dict[str
     return times_ms
 
 
-def compared(backbones: dict[str, Backbone], times_ms: dict[str, list[float]], images: CertifiedWith) -> list[Row]:
+def compared(
+    backbones: dict[str, Backbone], times_ms: dict[str, list[float]], images: CertificationImages
+) -> list[Row]:
     progress = TerminalProgress()
     reference_id = backbones[REFERENCE].card.model_id
     reference = judge(backbones[REFERENCE], images, progress)

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Sized
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self, TypedDict, Unpack
+from typing import Any, Self, TypedDict, Unpack
 
 import numpy as np
 
@@ -19,15 +19,12 @@ from edge_uad.inference.inspector import Inspector as FrameInspector
 from edge_uad.inference.scoring import calibration_images_needed
 from edge_uad.interfaces import FrameSource
 from edge_uad.progress import Progress, SilentProgress
-from edge_uad.records import AnyFrame, BankManifest, Box, Frame, Geometry, UInt8, Verdict
+from edge_uad.records import AnyFrame, BankManifest, Box, Frame, Geometry, Provider, SearchDevice, UInt8, Verdict
 from edge_uad.runtime.assemble import load_backbone, load_backbone_for_many, load_inspector
 from edge_uad.runtime.cache import DEFAULT_BACKBONE, default_model_path
 from edge_uad.sources import recorded_source, reduce_decoding
 from edge_uad.sources.folder import FolderSource
 from edge_uad.sources.recorded import frames_of
-
-if TYPE_CHECKING:
-    from edge_uad.inference.search import SearchDevice
 
 StrPath = str | os.PathLike[str]
 Image = UInt8 | StrPath
@@ -55,9 +52,9 @@ class Inspector:
         bank: StrPath,
         *,
         model: StrPath | None = None,
-        provider: str = "cpu",
+        provider: Provider = "cpu",
         threads: int = 0,
-        search_device: "SearchDevice" = "cpu",
+        search_device: SearchDevice = "cpu",
     ) -> Self:
         """Load a bank and its model.
 
@@ -177,9 +174,9 @@ def build_bank(
     *,
     out: StrPath = "bank.safetensors",
     model: StrPath | None = None,
-    provider: str = "cpu",
+    provider: Provider = "cpu",
     threads: int = 0,
-    search_device: "SearchDevice" = "cpu",
+    search_device: SearchDevice = "cpu",
     progress: Progress | None = None,
     **recipe: Unpack[BankRecipe],
 ) -> BankManifest:
@@ -207,7 +204,9 @@ def build_bank(
     """
     own_packages()
     from bank_tools.bank.build import build_bank as build  # noqa: PLC0415  (inspection does without)
-    from bank_tools.bank.build import embed_all, embedder_for, recipe_for  # noqa: PLC0415
+    from bank_tools.bank.build import embed_all  # noqa: PLC0415
+    from bank_tools.bank.embeddings import scratch_folder  # noqa: PLC0415
+    from bank_tools.bank.recipe import embedder_for, recipe_for  # noqa: PLC0415
 
     progress = progress or SilentProgress()
     out_path = _path(out)
@@ -225,7 +224,8 @@ def build_bank(
     full = replace(fitting, **values, search_device=search_device, search_threads=threads)
     embedder = embedder_for(backbone, full)
     reduce_decoding(source, embedder.preprocessor.least_side_px if full.reduced_decode else None)
-    embedded = embed_all(frames_of(source), embedder, total, progress, workers=workers)
+    folder = scratch_folder(out_path.parent)
+    embedded = embed_all(frames_of(source), embedder, total, progress, workers=workers, folder=folder)
     for name, reason in (*embedded.unreadable, *embedded.empty):
         log.warning("%s was skipped: %s", name, reason)
     built = build(embedded, recipe=full, embedder=embedder, progress=progress)

@@ -6,6 +6,7 @@ dimension; M is the number of patches in the memory bank. Boxes are ``(x, y, w, 
 
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +26,11 @@ Box = tuple[int, int, int, int]
 """x, y, w, h in image pixels."""
 Rect = tuple[float, float, float, float]
 """x, y, w, h, with fractions of a pixel."""
+
+Provider = Literal["cpu", "cuda", "tensorrt", "openvino"]
+"""What runs the backbone."""
+SearchDevice = Literal["cpu", "gpu"]
+"""What searches the bank."""
 
 
 class Decision(StrEnum):

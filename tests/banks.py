@@ -1,11 +1,14 @@
 """Banks made of random patches, for tests that need no images."""
 
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from bank_tools.bank.embeddings import EmbeddingStore
 from edge_uad.inference.bank import BANK_SCHEMA, PatchBank
+from edge_uad.inference.inspector import ForegroundEmbedding
 from edge_uad.records import BankManifest, Float32, Geometry, Int
 
 DIM = 24
@@ -24,6 +27,14 @@ def brute_force(queries: Float32, patches: Float32, k: int) -> tuple[Float64, In
     squared = ((queries[:, None].astype(np.float64) - patches[None]) ** 2).sum(axis=2)
     rows = np.argsort(squared, axis=1, kind="stable")[:, :k]
     return np.take_along_axis(squared, rows, axis=1), rows
+
+
+def stored(images: Iterable[ForegroundEmbedding]) -> EmbeddingStore:
+    """The images' embeddings in a store, as bank building takes them."""
+    store = EmbeddingStore()
+    for image in images:
+        store.append(image)
+    return store
 
 
 def random_bank(*, seed: int = 0, n_patches: int = 80, **changed: Any) -> PatchBank:

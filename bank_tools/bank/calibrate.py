@@ -6,16 +6,17 @@ making (docs/calibration.md has figures). Instead the images are dealt into fold
 coreset of the others, made by the same recipe.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
 
 from bank_tools.bank.coreset import greedy_coreset
+from bank_tools.bank.embeddings import EmbeddingStore, ForegroundPatches
 from edge_uad.inference.inspector import ForegroundEmbedding
 from edge_uad.inference.scoring import image_score
-from edge_uad.inference.search import PatchSearch, SearchDevice
-from edge_uad.records import Float32, Int, PatchDistances
+from edge_uad.inference.search import PatchSearch
+from edge_uad.records import Float32, Int, PatchDistances, SearchDevice
 
 OUTER_FENCE_IQR = 3.0
 FEWEST_FOLDS = 5
@@ -35,19 +36,20 @@ class Coreset:
     """(M,), ascending: the image each came from."""
 
 
-def thin_out(
-    seen: Sequence[ForegroundEmbedding],
+def choose_coreset(
+    images: EmbeddingStore,
     *,
     ratio: float,
     seed: int,
     on_chosen: Callable[[int], None] = lambda _: None,
 ) -> Coreset:
-    """The coreset of all foreground patches of some images, each by its own mask."""
-    counts = [int(one.mask.foreground.sum()) for one in seen]
-    patches = np.concatenate([one.embedding.tokens[one.mask.foreground] for one in seen])
-    rows = greedy_coreset(patches, ratio=ratio, seed=seed, on_chosen=on_chosen)
-    patch_image = np.repeat(np.arange(len(seen)), counts)
-    return Coreset(np.ascontiguousarray(patches[rows]), patch_image[rows])
+    """The coreset of all foreground patches of some images, each by its own mask.
+
+    In memory are the coreset and a few numbers for each patch; the patches are read from the store.
+    """
+    patches = ForegroundPatches(images)
+    rows = greedy_coreset(patches, ratio=ratio, seed=seed, on_chosen=on_chosen, scratch=images.folder)
+    return Coreset(patches[rows], patches.image_of(rows))
 
 
 def fold_count(n_images: int) -> int:
@@ -56,7 +58,7 @@ def fold_count(n_images: int) -> int:
 
 
 def cross_scores(
-    seen: Sequence[ForegroundEmbedding],
+    images: EmbeddingStore,
     *,
     coreset_ratio: float,
     seed: int,
@@ -69,7 +71,7 @@ def cross_scores(
     """Score every good image against a coreset of the images of the other folds.
 
     Args:
-        seen: the good images, at least two.
+        images: the good images, at least two.
         coreset_ratio: as of the bank.
         seed: of the folds and the coresets.
         top_ratio: as in inspection.
@@ -79,24 +81,24 @@ def cross_scores(
         on_scored: called with the number of images scored since its last call.
 
     Returns:
-        float32 (n,), in the order of ``seen``.
+        float32 (n,), in the order of the images.
     """
 
-    def search_among(others: Sequence[ForegroundEmbedding]) -> Search:
-        patches = thin_out(others, ratio=coreset_ratio, seed=seed).patches
+    def search_among(others: EmbeddingStore) -> Search:
+        patches = choose_coreset(others, ratio=coreset_ratio, seed=seed).patches
         search = PatchSearch(patches, device=search_device, threads=search_threads)
         return lambda one: search.distances(one.embedding, one.mask, neighbours=neighbours)
 
-    scores = np.empty(len(seen), np.float32)
-    for image, distances in cross_distances(seen, search_among, seed=seed):
+    scores = np.empty(len(images), np.float32)
+    for image, distances in cross_distances(images, search_among, seed=seed):
         scores[image] = image_score(distances, top_ratio=top_ratio)
         on_scored(1)
     return scores
 
 
 def cross_distances(
-    seen: Sequence[ForegroundEmbedding],
-    search_among: Callable[[Sequence[ForegroundEmbedding]], Search],
+    images: EmbeddingStore,
+    search_among: Callable[[EmbeddingStore], Search],
     *,
     seed: int,
     views: int = 1,
@@ -104,8 +106,8 @@ def cross_distances(
     """Each good image's patches against a bank of the images of the other folds.
 
     Args:
-        seen: the good images, at least two; where ``views`` is above 1, so many views of each, side by side: all of
-            them go into banks, the first alone is scored.
+        images: the good images, at least two; where ``views`` is above 1, so many views of each, one after the other:
+            all of them go into banks, only the first is scored.
         search_among: makes a bank of some images, as the one in use is made of all, and searches it.
         seed: of the folds.
         views: how many views of each image there are.
@@ -113,13 +115,14 @@ def cross_distances(
     Yields:
         The image's number and its distances, fold by fold.
     """
-    n_images = len(seen) // views
+    n_images = len(images) // views
     n_folds = fold_count(n_images)
     fold_of = np.random.default_rng(seed).permutation(n_images) % n_folds
     for fold in range(n_folds):
-        search = search_among([one for index, one in enumerate(seen) if fold_of[index // views] != fold])
+        others = [index for index in range(len(images)) if fold_of[index // views] != fold]
+        search = search_among(images.only(others))
         for image in np.flatnonzero(fold_of == fold).tolist():
-            yield image, search(seen[image * views])
+            yield image, search(images[image * views])
 
 
 def outliers(scores: Float32) -> list[int]:

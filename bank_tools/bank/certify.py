@@ -8,7 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from bank_tools.bank.build import BuiltBank, GoodImages, build_bank, embed_all, embedder_for, recipe_for
+from bank_tools.bank.build import BuiltBank, GoodImages, build_bank, embed_all
+from bank_tools.bank.recipe import embedder_for, recipe_for
 from bank_tools.metrics.image import image_auroc
 from edge_uad import __version__
 from edge_uad.errors import UsageError
@@ -27,7 +28,7 @@ GOOD_FOLDER = "good"
 
 
 @dataclass(frozen=True, slots=True)
-class Judged:
+class PrecisionVerdicts:
     """One model's answers, in an order that is the same for every model."""
 
     threshold: float
@@ -37,7 +38,7 @@ class Judged:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class CertifiedWith:
+class CertificationImages:
     """The images, and how they are judged; all of it the same for both models."""
 
     good: Sequence[Path]
@@ -76,8 +77,16 @@ def check_pair(reference: ModelCard, lowered: ModelCard) -> None:
             )
 
 
-def judge(backbone: Backbone, images: CertifiedWith, progress: Progress) -> Judged:
+def judge(
+    backbone: Backbone, images: CertificationImages, progress: Progress, *, folder: Path | None = None
+) -> PrecisionVerdicts:
     """Build a bank of the good images with one model; judge them against one another, and the test images.
+
+    Args:
+        backbone: the model.
+        images: good and test images, and how they are judged.
+        progress: shows every step.
+        folder: of the temporary file of embeddings; None for the system's.
 
     Raises:
         UsageError: fewer than two good images can be used.
@@ -89,7 +98,8 @@ def judge(backbone: Backbone, images: CertifiedWith, progress: Progress) -> Judg
         false_alarm_rate=images.false_alarm_rate,
     )
     embedder = embedder_for(backbone, recipe)
-    good = embed_all(frames_of(FolderSource(STATION, list(images.good))), embedder, len(images.good), progress)
+    source = FolderSource(STATION, list(images.good))
+    good = embed_all(frames_of(source), embedder, len(images.good), progress, folder=folder)
     built = build_bank(good, recipe=recipe, embedder=embedder, progress=progress)
     scores = _good_scores(good, built, images.good)
     threshold = built.bank.manifest.threshold
@@ -101,11 +111,16 @@ def judge(backbone: Backbone, images: CertifiedWith, progress: Progress) -> Judg
             scores.append(verdict.score)
             decisions.append(verdict.decision)
             done(1)
-    return Judged(threshold, tuple(scores), tuple(decisions))
+    return PrecisionVerdicts(threshold, tuple(scores), tuple(decisions))
 
 
 def certificate_of(
-    reference: Judged, lowered: Judged, images: CertifiedWith, *, reference_model_id: str, runtime: str
+    reference: PrecisionVerdicts,
+    lowered: PrecisionVerdicts,
+    images: CertificationImages,
+    *,
+    reference_model_id: str,
+    runtime: str,
 ) -> ParityCertificate:
     """What the two models' answers to the same images show; whether that is enough is for the daemon to say."""
     judged = [
@@ -138,7 +153,7 @@ def certificate_of(
     )
 
 
-def auroc_of(judged: Judged, images: CertifiedWith) -> float | None:
+def auroc_of(judged: PrecisionVerdicts, images: CertificationImages) -> float | None:
     """Image AUROC of the test images that could be judged; None where they are not of both kinds."""
     scores = judged.scores[len(images.good) :]
     scored = [(bad, score) for bad, score in zip(images.anomalous(), scores, strict=True) if score is not None]

@@ -1,14 +1,19 @@
 """Greedy k-centre coreset (ALGORITHM §4): few patches that lie close to all of them."""
 
+import itertools
 from collections.abc import Callable
+from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 
-from edge_uad.records import Float32, Int
+from bank_tools.bank.embeddings import temporary_array
+from edge_uad.records import Bool, Float32, Int
 
 PROJECTION_DIM = 128
 N_ANCHORS = 10
 BLOCK_ROWS = 8192
+COPY_BLOCK_ROWS = 2048
 CACHED_ROWS = 2048
 """Of each side of a block of distances: small enough to stay in a processor's last cache from product to minimum."""
 
@@ -18,8 +23,24 @@ def coreset_size(n_patches: int, ratio: float) -> int:
     return max(1, round(n_patches * ratio))
 
 
+class PatchMatrix(Protocol):
+    """Rows of patches: an array, or something that reads them when they are asked for."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(M, D)."""
+
+    def __getitem__(self, rows: slice, /) -> Float32:
+        """float32 (n, D)."""
+
+
 def greedy_coreset(
-    patches: Float32, *, ratio: float, seed: int, on_chosen: Callable[[int], None] = lambda _: None
+    patches: PatchMatrix,
+    *,
+    ratio: float,
+    seed: int,
+    on_chosen: Callable[[int], None] = lambda _: None,
+    scratch: Path | None = None,
 ) -> Int:
     """Choose patches one by one, each the farthest from those chosen before.
 
@@ -30,23 +51,25 @@ def greedy_coreset(
     an upper bound. A pool of the farthest patches is kept up to date choice by choice; while its farthest lies beyond
     every bound outside the pool it is the farthest of all. Only then are all the others brought up to date, with all
     pending choices in one matrix product: the same choices at the speed of arithmetic instead of that of memory.
-    Memory is O(M).
+    Memory is O(M): a few numbers a patch, and the projections, 128 numbers a patch, which may lie in a file.
 
     Args:
-        patches: float32 (M, D).
+        patches: float32 (M, D), read block by block.
         ratio: part to keep, in (0, 1]; 1 keeps all.
         seed: of projection and anchors.
         on_chosen: called with the number of patches chosen since its last call.
+        scratch: folder of a temporary file for the projections; None holds them in memory.
 
     Returns:
         int64 (k,), ascending rows, k = :func:`coreset_size`.
     """
-    size = coreset_size(len(patches), ratio)
-    if size == len(patches):
+    n_patches = patches.shape[0]
+    size = coreset_size(n_patches, ratio)
+    if size == n_patches:
         on_chosen(size)
         return np.arange(size)
     rng = np.random.default_rng(seed)
-    points = _project(patches, rng)
+    points = _project(patches, rng, scratch)
     norms = np.einsum("md,md->m", points, points)
     to_chosen = _mean_distance_to_anchors(points, norms, rng) ** 2
     chosen: list[int] = []
@@ -59,12 +82,25 @@ def greedy_coreset(
     return np.sort(np.asarray(chosen, np.int64))
 
 
-def _project(patches: Float32, rng: np.random.Generator) -> Float32:
-    dim = patches.shape[1]
-    if dim <= PROJECTION_DIM:
-        return np.ascontiguousarray(patches, np.float32)
-    projection = rng.standard_normal((dim, PROJECTION_DIM), np.float32) / np.float32(np.sqrt(PROJECTION_DIM))
-    return patches @ projection
+def _project(patches: PatchMatrix, rng: np.random.Generator, scratch: Path | None) -> Float32:
+    n_patches, dim = patches.shape
+    shape = n_patches, min(dim, PROJECTION_DIM)
+    points = np.empty(shape, np.float32) if scratch is None else temporary_array(shape, scratch)
+    projection: Float32 | None = None
+    if dim > PROJECTION_DIM:
+        projection = rng.standard_normal((dim, PROJECTION_DIM), np.float32) / np.float32(np.sqrt(PROJECTION_DIM))
+    for rows in _even_blocks(n_patches, BLOCK_ROWS):
+        if projection is None:
+            points[rows] = patches[rows]
+        else:
+            np.matmul(patches[rows], projection, out=points[rows])
+    return points
+
+
+def _even_blocks(n: int, least: int) -> list[slice]:
+    """Blocks of at least so many rows: a product of few rows would have other last bits than one of all rows."""
+    edges = np.linspace(0, n, max(1, n // least) + 1).astype(int).tolist()
+    return [slice(start, stop) for start, stop in itertools.pairwise(edges)]
 
 
 def _mean_distance_to_anchors(points: Float32, norms: Float32, rng: np.random.Generator) -> Float32:
@@ -122,3 +158,38 @@ def _squared_distances(points: Float32, norms: Float32, centres: Float32, centre
 
 def _blocks(n: int, size: int) -> list[slice]:
     return [slice(start, min(start + size, n)) for start in range(0, n, size)]
+
+
+def without_copies(patches: PatchMatrix, min_distance: float) -> Bool:
+    """Which patches are kept when each is dropped that is nearer than ``min_distance`` to one kept before it.
+
+    Args:
+        patches: float32 (M, D), unit norm, read block by block.
+        min_distance: squared; 0 keeps all.
+
+    Returns:
+        bool (M,).
+    """
+    n_patches = patches.shape[0]
+    keep = np.ones(n_patches, np.bool_)
+    if min_distance <= 0:
+        return keep
+    least_cosine = np.float32(1 - min_distance / 2)
+    for start in range(0, n_patches, COPY_BLOCK_ROWS):
+        rows = slice(start, min(start + COPY_BLOCK_ROWS, n_patches))
+        block = patches[rows]
+        for before in range(0, start, COPY_BLOCK_ROWS):
+            earlier = slice(before, before + COPY_BLOCK_ROWS)
+            kept = patches[earlier][keep[earlier]]
+            if len(kept):
+                keep[rows] &= (block @ kept.T).max(axis=1) < least_cosine
+        _drop_copies(block, keep[rows], least_cosine)
+    return keep
+
+
+def _drop_copies(patches: Float32, keep: Bool, least_cosine: np.float32) -> None:
+    """Go through one block in order; ``keep`` is changed in place."""
+    near = patches @ patches.T >= least_cosine
+    for row in range(len(patches)):
+        if keep[row]:
+            keep[row + 1 :] &= ~near[row, row + 1 :]

@@ -170,7 +170,7 @@ class ServedLine:
             self._socket.subscribe(topic)
         self._socket.connect(self._endpoint)
         log = self._exits.enter_context(self._log.open("wb"))
-        command = [sys.executable, "-m", "edge_uad", "serve", "--config", str(self._config)]
+        command = [*command_of("edge_uad"), "serve", "--config", str(self._config)]
         self._process = subprocess.Popen(command, stderr=log, stdout=log)  # noqa: S603  # our own program
         self._exits.callback(self._stop)
         self._senders = [self._exits.enter_context(FrameSender(source)) for source in self._sources]

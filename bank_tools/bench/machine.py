@@ -119,7 +119,7 @@ class MatrixProduct:
         environment = dict(os.environ)
         if threads:
             environment |= dict.fromkeys(_THREAD_VARIABLES, str(threads))
-        command = [sys.executable, "-m", "bank_tools.bench.machine", str(side)]
+        command = [*command_of("bank_tools.bench.machine"), str(side)]
         self._process = subprocess.Popen(  # noqa: S603  # our own program
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment, text=True
         )

@@ -9,7 +9,7 @@ from bank_tools.bench.clock import Timing, median_ratio
 from bank_tools.bench.frames import EncodedFrames
 from bank_tools.bench.machine import Arithmetic
 from bank_tools.evaluation.results import ResultTable
-from edge_uad.records import ModelCard
+from edge_uad.records import ModelCard, Provider, SearchDevice
 from edge_uad.stages import PUBLISHING_STAGES
 
 ROUNDS = 12
@@ -29,9 +29,9 @@ class BenchOptions:
     frames: EncodedFrames
     n_frames: int
     """Of each measurement."""
-    provider: str = "cpu"
+    provider: Provider = "cpu"
     threads: int = 0
-    search_device: str = "cpu"
+    search_device: SearchDevice = "cpu"
     batches: Sequence[int] = ()
     """Values of ``max_batch`` to compare."""
     compare: bool = True

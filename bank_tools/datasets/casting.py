@@ -8,8 +8,7 @@ from defects, and the published test split is scored.
 from pathlib import Path
 
 from bank_tools.datasets.folders import pictures, samples
-from bank_tools.datasets.layout import Layout
-from bank_tools.datasets.records import Category
+from bank_tools.datasets.records import Category, Layout
 
 GOOD_FOLDER, DEFECT_FOLDER = "ok_front", "def_front"
 ARCHIVE_FOLDER = "casting_data"

@@ -6,12 +6,12 @@ split list (``train.txt`` or ``one_class_train.txt`` beside the folders: on each
 split's folder, and after it perhaps a label) says which pictures count; without one all do.
 """
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from bank_tools.datasets.folders import counted, listed, pictures, subfolders
-from bank_tools.datasets.layout import Layout
-from bank_tools.datasets.one_vs_rest import Labelled, one_vs_rest
-from bank_tools.datasets.records import Category, ImageFile
+from bank_tools.datasets.records import Category, ImageFile, ImageOrigin, Layout, Sample
 from edge_uad.errors import UsageError
 
 SPLITS = (("one_class_train", "one_class_test"), ("train", "test"))
@@ -25,6 +25,35 @@ ROOT/
 │   └── <another class>/
 ├── train.txt               (optional: which of them count,
 └── test.txt                 as <class>/<picture>)"""
+
+
+SPECIES_60 = (
+    "abudefduf_vaigiensis", "acanthurus_coeruleus", "acarospora_socialis", "acris_gryllus", "adolphia_californica",
+    "agaricus_augustus", "amanita_parcivolvata", "ameiurus_natalis", "anartia_jatrophae", "aplysia_californica",
+    "arcyria_denudata", "arion_ater", "aulostomus_chinensis", "bjerkandera_adusta", "bombus_pensylvanicus",
+    "callianax_biplicata", "calochortus_apiculatus", "campsis_radicans", "cepaea_nemoralis", "cladonia_chlorophaea",
+    "cochlodina_laminata", "crepidotus_applanatus", "cypripedium_macranthos", "dendrobates_auratus",
+    "diaulula_sandiegensis", "drosera_rotundifolia", "echinocereus_pectinatus_pectinatus", "eremnophila_aureonotata",
+    "etheostoma_caeruleum", "fistularia_commersonii", "ganoderma_tsugae", "halysidota_tessellaris",
+    "herichthys_cyanoguttatus", "hippocampus_whitei", "hygrocybe_miniata", "hypomyces_chrysospermus",
+    "juniperus_turbinata", "kuehneromyces_mutabilis", "laetiporus_gilbertsonii", "lepisosteus_platyrhincus",
+    "leucocoprinus_cepistipes", "lissachatina_fulica", "lycium_californicum", "megapallifera_mutabilis",
+    "mononeuria_groenlandica", "neverita_lewisii", "octopus_tetricus", "orienthella_trilineata",
+    "phyllotopsis_nidulans", "planorbarius_corneus", "protoparmeliopsis_muralis", "quercus_dumosa",
+    "ruditapes_philippinarum", "salamandra_lanzai", "swietenia_macrophylla", "teloschistes_chrysophthalmus",
+    "tramea_onusta", "umbra_limi", "vespula_squamosa", "zelus_renardii",
+)  # fmt: skip
+"""The sixty classes of the Species set that UniFormaly names, in the order of its appendix. Species was published with
+Hendrycks et al., Scaling out-of-distribution detection, ICML 2022."""
+
+
+@dataclass(frozen=True, slots=True)
+class Labelled:
+    """An image and its class."""
+
+    name: str
+    label: str
+    origin: ImageOrigin
 
 
 def matches(root: Path) -> bool:
@@ -95,6 +124,51 @@ def _split_list(path: Path) -> list[str] | None:
     return [line.strip() for line in lines if line.strip()]
 
 
+def one_vs_rest(train: Sequence[Labelled], test: Sequence[Labelled]) -> list[Category]:
+    """A category for each class that can be learned, scored on the test images of all classes.
+
+    Args:
+        train: what banks may learn from.
+        test: scored in every category; one of an unlearned class is an anomaly everywhere.
+    """
+    as_normal = [_sample(item, anomalous=False) for item in test]
+    as_anomaly = [_sample(item, anomalous=True) for item in test]
+    return [
+        Category(
+            name=label,
+            good=tuple(_sample(item, anomalous=False) for item in train if item.label == label),
+            test=tuple(
+                normal if normal.kind == label else anomaly
+                for normal, anomaly in zip(as_normal, as_anomaly, strict=True)
+            ),
+        )
+        for label in dict.fromkeys(item.label for item in train)
+    ]
+
+
+def _sample(item: Labelled, *, anomalous: bool) -> Sample:
+    return Sample(name=item.name, kind=item.label, anomalous=anomalous, origin=item.origin)
+
+
+def matches_species60(root: Path) -> bool:
+    """Whether folders of classes are here, all sixty among them."""
+    return set(SPECIES_60) <= class_names(root)
+
+
+def read_species60(root: Path) -> list[Category]:
+    """Each of the sixty against the others; classes beyond them are left out."""
+    train, test = ([item for item in split if item.label in SPECIES_60] for split in labelled(root))
+    return one_vs_rest(train, test)
+
+
 LAYOUT = Layout(
     name="classes", title="folders of classes", expected=EXPECTED, matches=matches, read=read, labelled_classes=True
+)
+SPECIES60 = Layout(
+    name="species60",
+    title="Species-60",
+    expected=EXPECTED,
+    matches=matches_species60,
+    read=read_species60,
+    labelled_classes=True,
 )

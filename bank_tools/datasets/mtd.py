@@ -6,12 +6,13 @@ Rudolph et al., DifferNet, WACV 2021, 80 % of the tiles without defect are what 
 scored; here they are drawn by a fixed seed over the sorted names.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
+
 from bank_tools.datasets.folders import orphans, pictures, samples, subfolders
-from bank_tools.datasets.layout import Layout
-from bank_tools.datasets.records import Category, Sample
-from bank_tools.datasets.splits import seeded_split
+from bank_tools.datasets.records import Category, Layout, Sample
 
 PREFIX = "MT_"
 FREE = f"{PREFIX}Free"
@@ -52,6 +53,21 @@ def read(root: Path) -> list[Category]:
 
 def _photographs(folder: Path) -> list[Path]:
     return [file for file in pictures(folder / IMAGES) if file.suffix.lower() != ".png"]
+
+
+def seeded_split(items: Sequence[Path], *, share: float, seed: int) -> tuple[list[Path], list[Path]]:
+    """A part of the items, drawn by the seed, and the rest; each in the order given.
+
+    Args:
+        items: in an order that does not depend on the machine.
+        share: of the first part, 0..1; its size is rounded down.
+        seed: of the draw.
+    """
+    drawn = set(np.random.default_rng(seed).permutation(len(items))[: int(share * len(items))].tolist())
+    return (
+        [item for index, item in enumerate(items) if index in drawn],
+        [item for index, item in enumerate(items) if index not in drawn],
+    )
 
 
 LAYOUT = Layout(name="mtd", title="the magnetic tiles", expected=EXPECTED, matches=matches, read=read)

@@ -1,33 +1,33 @@
 """From a folder to a dataset: which layout it has, what is odd in it, and what it should have looked like."""
 
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from bank_tools.datasets import btad, casting, cifar, classes, mtd, mvtec, mvtec2, species60, textiles, visa
-from bank_tools.datasets.checks import oddities
-from bank_tools.datasets.drawing import drawn, two_columns
-from bank_tools.datasets.folders import subfolders
-from bank_tools.datasets.layout import Layout
-from bank_tools.datasets.records import Dataset
+from bank_tools.datasets import casting, cifar, classes, mtd, mvtec, textiles, visa
+from bank_tools.datasets.folders import counted, listed, pictures, subfolders
+from bank_tools.datasets.records import Category, Dataset, Layout, Sample
 from edge_uad.errors import UsageError
 
 AUTO = "auto"
 _KNOWN: tuple[Layout, ...] = (
     visa.LAYOUT,
-    mvtec2.LAYOUT,
+    mvtec.MVTEC2,
     mvtec.LAYOUT,
-    btad.LAYOUT,
+    mvtec.BTAD,
     mtd.LAYOUT,
     casting.LAYOUT,
     cifar.LAYOUT,
     textiles.LAYOUT,
-    species60.LAYOUT,
+    classes.SPECIES60,
     classes.LAYOUT,
 )
 """In the order in which they are tried: the more particular first."""
 LAYOUTS: tuple[str, ...] = tuple(layout.name for layout in _KNOWN)
 _MAX_WRAPPERS = 2
+MAX_FOLDERS = 6
+MAX_DEPTH = 3
 
 
 def read_dataset(root: Path, *, layout: str = AUTO, categories: Sequence[str] | None = None) -> Dataset:
@@ -99,3 +99,87 @@ def _wrong_tree(root: Path, asked: Sequence[Layout]) -> str:
         problem = f"{root} has none of the known layouts ({', '.join(LAYOUTS)}); lay it out as below or name --layout"
         expected = mvtec.EXPECTED
     return f"{problem}\n\n{two_columns('expected', expected, 'found', drawn(root))}"
+
+
+def oddities(category: Category, *, root: Path, labelled_classes: bool) -> list[str]:
+    """Sentences for the user.
+
+    Raises:
+        UsageError: no good image to learn from, or nothing to score.
+    """
+    if not category.good:
+        raise UsageError(
+            f"{root}: the category {category.name} has no good image to learn from; add some or leave it out"
+        )
+    if not category.test:
+        raise UsageError(f"{root}: the category {category.name} has no test image to score; add some or leave it out")
+    warnings = list(category.warnings)
+    if len(category.good) == 1:
+        warnings.append(
+            f"{category.name}: one good image alone; a threshold calibrated on it says little about the next part"
+        )
+    anomalous = [sample for sample in category.test if sample.anomalous]
+    if not anomalous:
+        warnings.append(f"{category.name}: no test image is anomalous; recall, AUROC and their like cannot be computed")
+    elif len(anomalous) == len(category.test):
+        warnings.append(
+            f"{category.name}: every test image is anomalous; AUROC and the false-alarm rate cannot be computed"
+        )
+    return warnings if labelled_classes else warnings + _without_masks(category.name, anomalous)
+
+
+def _without_masks(category: str, anomalous: list[Sample]) -> list[str]:
+    bare = [sample for sample in anomalous if sample.mask_path is None]
+    if not bare:
+        return []
+    if len(bare) == len(anomalous):
+        return [f"{category}: no anomalous image has a mask; pixel metrics cannot be computed"]
+    by_kind: defaultdict[str, list[str]] = defaultdict(list)
+    for sample in bare:
+        by_kind[sample.kind].append(sample.name)
+    return [
+        f"{category}: {counted(names, 'image')} of kind {kind} {'has' if len(names) == 1 else 'have'} no mask and "
+        f"{'counts' if len(names) == 1 else 'count'} in the image metrics alone: {listed(names)}"
+        for kind, names in by_kind.items()
+    ]
+
+
+def two_columns(left_title: str, left: str, right_title: str, right: str) -> str:
+    """Two columns of text."""
+    left_lines, right_lines = [left_title, *left.splitlines()], [right_title, *right.splitlines()]
+    n_lines = max(len(left_lines), len(right_lines))
+    left_lines += [""] * (n_lines - len(left_lines))
+    right_lines += [""] * (n_lines - len(right_lines))
+    width = max(map(len, left_lines)) + 3
+    return "\n".join(f"{a:<{width}}{b}".rstrip() for a, b in zip(left_lines, right_lines, strict=True))
+
+
+def drawn(root: Path) -> str:
+    """The folders that are there, a few of each level, with how many pictures and what else they hold."""
+    return "\n".join([_label(root), *_below(root, depth=1)])
+
+
+def _below(folder: Path, *, depth: int) -> list[str]:
+    if depth > MAX_DEPTH:
+        return []
+    folders = subfolders(folder)
+    entries = [(_label(inside), _below(inside, depth=depth + 1)) for inside in folders[:MAX_FOLDERS]]
+    if len(folders) > MAX_FOLDERS:
+        entries.append((f"… {len(folders) - MAX_FOLDERS} more folders", []))
+    lines: list[str] = []
+    for index, (label, below) in enumerate(entries):
+        last = index == len(entries) - 1
+        lines.append(("└── " if last else "├── ") + label)
+        lines += [("    " if last else "│   ") + line for line in below]
+    return lines
+
+
+def _label(folder: Path) -> str:
+    held = []
+    images = pictures(folder)
+    if images:
+        held.append(counted(images, "image"))
+    other = [path.name for path in folder.iterdir() if path.is_file() and path not in images]
+    if other:
+        held.append(", ".join(sorted(other)[:2]) + (" …" if len(other) > 2 else ""))
+    return f"{folder.resolve().name}/" + (f"  {', '.join(held)}" if held else "")

@@ -1,7 +1,7 @@
 """What every layout is read into: samples, categories, a dataset."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol
@@ -166,3 +166,20 @@ class Dataset:
             if name not in there:
                 raise UsageError(f"{self.root}: there is no category {name!r}; there are {', '.join(there)}")
         return replace(self, categories=tuple(category for category in self.categories if category.name in names))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Layout:
+    """One published form of a dataset."""
+
+    name: str
+    title: str
+    """The datasets that are published so."""
+    expected: str
+    """The tree, drawn."""
+    matches: Callable[[Path], bool]
+    """Whether a folder looks like a root of this layout, by its folders' names alone."""
+    read: Callable[[Path], Sequence[Category]]
+    """Reads a root that matches."""
+    labelled_classes: bool = False
+    """Whether the categories are classes, each against the rest: such anomalies have no masks."""

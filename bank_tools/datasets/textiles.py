@@ -7,8 +7,7 @@ order; they are simulated independently of each other, so that any 100 would do.
 from pathlib import Path
 
 from bank_tools.datasets.folders import pictures, samples
-from bank_tools.datasets.layout import Layout
-from bank_tools.datasets.records import Category
+from bank_tools.datasets.records import Category, Layout
 
 NOMINAL, FAULTS = "nominal", ("local", "global")
 N_GOOD = 100

@@ -9,8 +9,7 @@ from collections import defaultdict
 from pathlib import Path
 
 from bank_tools.datasets.folders import counted, listed
-from bank_tools.datasets.layout import Layout
-from bank_tools.datasets.records import GOOD, Category, ImageFile, Sample
+from bank_tools.datasets.records import GOOD, Category, ImageFile, Layout, Sample
 from edge_uad.errors import UsageError
 
 SPLIT = Path("split_csv") / "1cls.csv"

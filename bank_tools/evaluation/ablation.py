@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 
-from bank_tools.bank.build import Recipe
+from bank_tools.bank.recipe import Recipe
 from bank_tools.datasets import Dataset
 from bank_tools.evaluation.detection import CategoryResult, EvaluationContext, evaluate_categories
 from bank_tools.evaluation.published import ABLATE, published
@@ -30,7 +30,7 @@ _RECIPE_KNOBS: dict[str, tuple[str, Callable[[str], object]]] = {
 }
 MODEL_KNOBS = ("layers", "join", "neighbourhood", "attention-layer", "input")
 """These need another export of the backbone's weights."""
-_SWITCHES = {"turn-good": "turned", "reweighted": "reweighted"}
+_SWITCHES = {"turn-good": "rotated", "reweighted": "reweighted"}
 KNOBS = (*_RECIPE_KNOBS, *_SWITCHES, "scales", "apart", "good", *MODEL_KNOBS)
 
 
@@ -207,7 +207,7 @@ def _applied(variant: Variant, knob: str, value: str) -> Variant:
         case "scales":
             return replace(variant, scales=parse_scales(value))
         case "apart":
-            return replace(variant, apart=_squared_distance(value))
+            return replace(variant, min_distance=_squared_distance(value))
         case _ if knob in _SWITCHES:
             switched = {_SWITCHES[knob]: _yes_no(knob, value)}
             return replace(variant, **switched)  # type: ignore[arg-type]  # the switches are the variant's bools

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from bank_tools.datasets import Category
-from bank_tools.evaluation.detection import EvaluationContext, some_of
+from bank_tools.evaluation.detection import EvaluationContext, draw_samples
 from bank_tools.evaluation.distance_table import distances_of
 from bank_tools.metrics.image import ClusteringMetrics, clustering_metrics
 from edge_uad.errors import FrameError, MissingExtraError, UsageError
@@ -96,7 +96,7 @@ def _features(
     category: Category, context: EvaluationContext, n_good: int | None, top_ratios: Sequence[float]
 ) -> tuple[dict[str, Float32], list[str], list[str]]:
     """Per choice (n, D), the kinds (n,), and what could not be used."""
-    good = some_of(category.good, n_good, seed=context.variant.recipe.seed)
+    good = draw_samples(category.good, n_good, seed=context.variant.recipe.seed)
     table = context.search(good, category.test)
     found: dict[str, list[Float32]] = {name: [] for name in (ALL, MAX, *map(_top, top_ratios))}
     kinds: list[str] = []
@@ -104,13 +104,13 @@ def _features(
     with context.progress.step("clustering", len(category.test), "images") as done:
         for sample, row in zip(category.test, table.test, strict=True):
             try:
-                seen = context.sample_embedder.look(sample)
+                image = context.sample_embedder.embed(sample)
             except FrameError as error:
                 warnings.append(f"{category.name}: {sample.name} stays out of the clustering: {error}")
             else:
                 distances = distances_of(row, context.grid_hw)
-                tokens = seen.embedding.tokens
-                found[ALL].append(tokens[seen.mask.foreground].mean(axis=0))
+                tokens = image.embedding.tokens
+                found[ALL].append(tokens[image.mask.foreground].mean(axis=0))
                 found[MAX].append(tokens[int(row.argmax())])
                 for ratio in top_ratios:
                     found[_top(ratio)].append(top_feature(tokens, distances, top_ratio=ratio))

@@ -111,7 +111,7 @@ def evaluate_categories(
     """
     results = []
     for category in dataset.categories:
-        good = some_of(category.good, n_good, seed=context.variant.recipe.seed)
+        good = draw_samples(category.good, n_good, seed=context.variant.recipe.seed)
         result = _result(category, context.search(good, category.test), context)
         context.on_category(result)
         results.append(result)
@@ -137,7 +137,7 @@ def evaluate_together(
             "use --task semantic"
         )
     seed = context.variant.recipe.seed
-    good = [sample for category in dataset.categories for sample in some_of(category.good, n_good, seed=seed)]
+    good = [sample for category in dataset.categories for sample in draw_samples(category.good, n_good, seed=seed)]
     table = context.search(good, [sample for category in dataset.categories for sample in category.test])
     results = []
     first = 0
@@ -188,13 +188,13 @@ def evaluate_low_shot(
 
 
 def _shot(category: Category, context: EvaluationContext, n_good: int) -> CategoryResult:
-    good = some_of(category.good, n_good, seed=context.variant.recipe.seed)
+    good = draw_samples(category.good, n_good, seed=context.variant.recipe.seed)
     result = _result(category, context.search(good, category.test), context)
     context.on_category(result)
     return result
 
 
-def some_of(samples: Sequence[Sample], n: int | None, *, seed: int) -> Sequence[Sample]:
+def draw_samples(samples: Sequence[Sample], n: int | None, *, seed: int) -> Sequence[Sample]:
     """``n`` samples drawn without replacement, in their own order; all where n is None or as many as there are."""
     if n is None or n >= len(samples):
         return samples

@@ -5,12 +5,13 @@ from dataclasses import asdict, dataclass, field
 
 import numpy as np
 
-from bank_tools.bank.build import Recipe
 from bank_tools.bank.calibrate import cross_distances, fold_count
 from bank_tools.bank.coreset import coreset_size
+from bank_tools.bank.embeddings import EmbeddingStore
+from bank_tools.bank.recipe import Recipe
 from bank_tools.datasets import Sample
-from bank_tools.evaluation.embedding import QUARTER_TURNS, EmbeddedSamples, SampleEmbedder
-from bank_tools.evaluation.search import ComparedWith
+from bank_tools.evaluation.embedding import QUARTER_TURNS, SampleEmbedder
+from bank_tools.evaluation.search import ReferenceSearch
 from bank_tools.evaluation.step_cache import StepCache, Tensors, digest_of
 from bank_tools.evaluation.variant import Variant
 from edge_uad import __version__
@@ -125,13 +126,14 @@ def _search(
     calibrated: bool,
 ) -> DistanceTable:
     recipe = variant.recipe
-    looked = sample_embedder.embed_all(good, progress, "embedding", turned=variant.turned)
-    if not looked.seen:
-        raise UsageError(f"none of the {len(good)} good images can be used; the first: {' '.join(looked.skipped[0])}")
-    size = coreset_size(sum(int(one.mask.foreground.sum()) for one in looked.seen), recipe.coreset_ratio)
+    embedded = sample_embedder.embed_all(good, progress, "embedding", rotated=variant.rotated)
+    images = embedded.embeddings
+    if not len(images):
+        raise UsageError(f"none of {len(good)} good images can be used; the first: {': '.join(embedded.skipped[0])}")
+    size = coreset_size(int(images.n_foreground.sum()), recipe.coreset_ratio)
     with progress.step("choosing", size * len(variant.scales), "patches") as done:
-        search = ComparedWith(looked.seen, variant, on_chosen=done)
-    calibration = _calibrate(looked, variant, progress) if calibrated else np.empty((0, 0), np.float32)
+        search = ReferenceSearch(images, variant, on_chosen=done)
+    calibration = _calibrate(images, variant, progress) if calibrated else np.empty((0, 0), np.float32)
     rows, reasons, ratios = _score(test, search, sample_embedder, progress)
     return DistanceTable(
         key=key,
@@ -140,13 +142,13 @@ def _search(
         calibration=calibration,
         foreground_ratio=float(np.mean(ratios)) if ratios else None,
         n_patches=search.n_patches,
-        n_good=_n_images(looked, variant),
-        skipped=looked.skipped,
+        n_good=_n_images(images, variant),
+        skipped=embedded.skipped,
     )
 
 
 def _score(
-    test: Sequence[Sample], search: ComparedWith, sample_embedder: SampleEmbedder, progress: Progress
+    test: Sequence[Sample], search: ReferenceSearch, sample_embedder: SampleEmbedder, progress: Progress
 ) -> tuple[Float32, list[str], list[float]]:
     """Distances (n, N), reasons (n,), and the foreground ratios of the samples judged."""
     rows = np.zeros((len(test), int(np.prod(sample_embedder.embedder.backbone.card.grid_hw))), np.float32)
@@ -157,33 +159,33 @@ def _score(
             if isinstance(views, FrameError):
                 reasons.append(str(views))
             else:
-                [seen] = views
-                row[:] = search(seen).squared
+                [image] = views
+                row[:] = search(image).squared
                 reasons.append("")
-                ratios.append(float(seen.mask.foreground.mean()))
+                ratios.append(float(image.mask.foreground.mean()))
             done(1)
     return rows, reasons, ratios
 
 
-def _calibrate(looked: EmbeddedSamples, variant: Variant, progress: Progress) -> Float32:
-    n_images = _n_images(looked, variant)
+def _calibrate(images: EmbeddingStore, variant: Variant, progress: Progress) -> Float32:
+    n_images = _n_images(images, variant)
     if n_images < 2:
         return np.empty((0, 0), np.float32)
-    table = np.empty((n_images, len(looked.seen[0].embedding.tokens)), np.float32)
+    table = np.empty((n_images, len(images.mask(0).foreground)), np.float32)
     with progress.step(f"calibrating in {fold_count(n_images)} folds", n_images, "images") as done:
         for image, distances in cross_distances(
-            looked.seen,
-            lambda others: ComparedWith(others, variant),
+            images,
+            lambda others: ReferenceSearch(others, variant),
             seed=variant.recipe.seed,
-            views=QUARTER_TURNS if variant.turned else 1,
+            views=QUARTER_TURNS if variant.rotated else 1,
         ):
             table[image] = distances.squared
             done(1)
     return table
 
 
-def _n_images(looked: EmbeddedSamples, variant: Variant) -> int:
-    return len(looked.seen) // (QUARTER_TURNS if variant.turned else 1)
+def _n_images(images: EmbeddingStore, variant: Variant) -> int:
+    return len(images) // (QUARTER_TURNS if variant.rotated else 1)
 
 
 def _facts(

@@ -1,79 +1,35 @@
-"""Samples → what the model sees in them: the same stages as the daemon's, with a cache before the ViT."""
+"""Samples → embeddings and masks, by the daemon's own stages, with a cache in front of the ViT."""
 
 import hashlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import onnxruntime
 
-from bank_tools.bank.build import embedder_for
+from bank_tools.bank.embeddings import EmbeddingStore
 from bank_tools.datasets import Sample
 from bank_tools.evaluation.embedding_cache import EmbeddingCache
-from bank_tools.evaluation.variant import Variant
 from edge_uad import __version__
 from edge_uad.errors import FrameError
 from edge_uad.inference.inspector import Embedder, ForegroundEmbedding
-from edge_uad.inference.masking import smoothed_attention
-from edge_uad.inference.preprocess import Preprocessor
-from edge_uad.interfaces import Backbone
 from edge_uad.progress import Progress
-from edge_uad.records import Embedding, Float32, UInt8
+from edge_uad.records import Embedding, UInt8
 from edge_uad.runtime.in_order import in_order
 
 QUARTER_TURNS = 4
 
 
 @dataclass(frozen=True, slots=True)
-class WeightedEmbedding(ForegroundEmbedding):
-    """An embedding whose patches are all foreground, each with a weight: soft masking, which only ablations use."""
-
-    weight: Float32
-    """(N,), 0..1, by which the patch distances are multiplied."""
-
-
-class SoftMaskingEmbedder(Embedder):
-    """Keeps every patch and weights it by its smoothed attention, the value that hard masking compares (ALGORITHM §3).
-
-    Args:
-        backbone: the frozen ViT.
-        preprocessor: as the recipe demands.
-        bpm_kernel: odd.
-    """
-
-    def __init__(self, *, backbone: Backbone, preprocessor: Preprocessor, bpm_kernel: int) -> None:
-        super().__init__(backbone=backbone, preprocessor=preprocessor, bpm_kernel=bpm_kernel, bpm_threshold=0)
-        self._kernel = bpm_kernel
-
-    def mask(self, embedding: Embedding) -> WeightedEmbedding:
-        """Check one image's embedding and weight its patches.
-
-        Raises:
-            FrameError: the embedding holds NaN or infinity, or the attention is zero everywhere.
-        """
-        checked = super().mask(embedding)
-        return WeightedEmbedding(embedding, checked.mask, smoothed_attention(embedding, kernel=self._kernel))
-
-
-def embedder_of(backbone: Backbone, variant: Variant) -> Embedder:
-    """The stages up to the mask, set as the variant says."""
-    embedder = embedder_for(backbone, variant.recipe)
-    if not variant.bpm_soft:
-        return embedder
-    return SoftMaskingEmbedder(
-        backbone=backbone, preprocessor=embedder.preprocessor, bpm_kernel=variant.recipe.bpm_kernel
-    )
-
-
-@dataclass(frozen=True, slots=True)
 class EmbeddedSamples:
-    """What became of some samples."""
+    """The embeddings of some samples, and the samples that have none."""
 
-    seen: tuple[ForegroundEmbedding, ...]
-    """Where images are turned, the four views of each stand side by side."""
+    embeddings: EmbeddingStore
+    """Where images are rotated, the four views of each follow one another."""
     skipped: tuple[tuple[str, str], ...]
-    """Name and reason of those that hold nothing to learn from."""
+    """Name and reason of those without a patch to learn."""
 
 
 class SampleEmbedder:
@@ -85,6 +41,7 @@ class SampleEmbedder:
         runtime: what runs the model; its last digits may depend on it.
         cache: where embeddings are kept; None to keep none.
         workers: samples at a time, where there are many; the backbone is used by so many threads.
+        scratch: folder of the temporary file of embeddings; None for the system's.
     """
 
     def __init__(
@@ -95,10 +52,12 @@ class SampleEmbedder:
         runtime: str,
         cache: EmbeddingCache | None,
         workers: int = 1,
+        scratch: Path | None = None,
     ) -> None:
         self.embedder = embedder
         self._cache = cache
         self._workers = workers
+        self._scratch = scratch
         self._same = [
             __version__,
             onnxruntime.__version__,
@@ -113,7 +72,7 @@ class SampleEmbedder:
         return list(self._same)
 
     def embedding(self, sample: Sample, *, quarter_turns: int = 0) -> Embedding:
-        """What the backbone gives for a sample, turned counter-clockwise by quarters.
+        """The embedding of a sample, rotated counter-clockwise by quarter turns.
 
         Raises:
             FrameError: it cannot be read or embedded.
@@ -127,7 +86,7 @@ class SampleEmbedder:
             self._cache.put(key, embedding)
         return embedding
 
-    def look(self, sample: Sample, *, quarter_turns: int = 0) -> ForegroundEmbedding:
+    def embed(self, sample: Sample, *, quarter_turns: int = 0) -> ForegroundEmbedding:
         """The embedding and its mask.
 
         Raises:
@@ -136,36 +95,40 @@ class SampleEmbedder:
         return self.embedder.mask(self.embedding(sample, quarter_turns=quarter_turns))
 
     def embed_all(
-        self, samples: Sequence[Sample], progress: Progress, label: str, *, turned: bool = False
+        self, samples: Sequence[Sample], progress: Progress, label: str, *, rotated: bool = False
     ) -> EmbeddedSamples:
-        """All good samples; those that cannot be used are named.
+        """Embed all good samples; those that cannot be used are listed.
 
         Args:
             samples: in order.
-            progress: told of each.
+            progress: shows the step.
             label: of the step.
-            turned: each in all four orientations, side by side.
+            rotated: each in all four orientations, one after the other.
+
+        Raises:
+            UsageError: the temporary file of embeddings cannot be written.
         """
-        seen: list[ForegroundEmbedding] = []
+        embeddings = EmbeddingStore(self._scratch)
         skipped: list[tuple[str, str]] = []
         with progress.step(label, len(samples), "images") as done:
-            for sample, views in zip(samples, self.views_of(samples, turned=turned), strict=True):
+            for sample, views in zip(samples, self.views_of(samples, rotated=rotated), strict=True):
                 if isinstance(views, FrameError):
                     skipped.append((sample.name, str(views)))
                 else:
-                    seen += views
+                    for view in views:
+                        embeddings.append(view)
                 done(1)
-        return EmbeddedSamples(tuple(seen), tuple(skipped))
+        return EmbeddedSamples(embeddings, tuple(skipped))
 
     def views_of(
-        self, samples: Iterable[Sample], *, turned: bool = False
+        self, samples: Iterable[Sample], *, rotated: bool = False
     ) -> Iterator[list[ForegroundEmbedding] | FrameError]:
-        """Of each sample, in order, what is seen in it, in all four orientations or one; or why nothing is."""
-        return in_order(partial(self._views, n=QUARTER_TURNS if turned else 1), samples, workers=self._workers)
+        """Of each sample, in order, its embeddings in one or in all four orientations; or why it has none."""
+        return in_order(partial(self._views, n=QUARTER_TURNS if rotated else 1), samples, workers=self._workers)
 
     def _views(self, sample: Sample, *, n: int) -> list[ForegroundEmbedding] | FrameError:
         try:
-            return [self.look(sample, quarter_turns=turn) for turn in range(n)]
+            return [self.embed(sample, quarter_turns=turn) for turn in range(n)]
         except FrameError as error:
             return error
 

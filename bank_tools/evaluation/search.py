@@ -1,16 +1,17 @@
-"""Good images → what test images are compared with: coresets, searched by the bank's own search."""
+"""ReferenceSearch: good images → coresets that test images are searched in, by the bank's own search."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 
-from bank_tools.bank.calibrate import thin_out
-from bank_tools.bank.deduplicate import without_copies
-from bank_tools.evaluation.embedding import WeightedEmbedding
-from bank_tools.evaluation.scales import at_scale
+from bank_tools.bank.calibrate import choose_coreset
+from bank_tools.bank.coreset import without_copies
+from bank_tools.bank.embeddings import EmbeddingStore, ForegroundPatches
 from bank_tools.evaluation.variant import Variant
 from edge_uad.inference.inspector import ForegroundEmbedding
+from edge_uad.inference.masking import smoothed_attention
 from edge_uad.inference.search import PatchSearch
 from edge_uad.records import Float32, Int, PatchDistances
 
@@ -18,57 +19,57 @@ SUPPORT = 9
 """Bank patches around the nearest one that a distance is weighed against; PatchCore's b."""
 
 
-class ComparedWith:
-    """Some good images as a bank, by a variant: call it with a test image.
+class ReferenceSearch:
+    """A bank of some good images, made by a variant: call it with a test image.
 
     Args:
-        seen: the good images.
+        images: the good images.
         variant: coreset, neighbours, scales and weights.
         on_chosen: called with the number of patches chosen since its last call.
     """
 
     def __init__(
-        self, seen: Sequence[ForegroundEmbedding], variant: Variant, on_chosen: Callable[[int], None] = lambda _: None
+        self, images: EmbeddingStore, variant: Variant, on_chosen: Callable[[int], None] = lambda _: None
     ) -> None:
-        self._searches = {side: _OneScale(seen, side, variant, on_chosen) for side in variant.scales}
+        self._searches = {side: _OneScale(images, side, variant, on_chosen) for side in variant.scales}
 
     @property
     def n_patches(self) -> int:
-        """In all banks of it together."""
+        """In the banks of all scales together."""
         return sum(search.n_patches for search in self._searches.values())
 
-    def __call__(self, seen: ForegroundEmbedding) -> PatchDistances:
+    def __call__(self, image: ForegroundEmbedding) -> PatchDistances:
         """The image's patch distances, averaged over the scales; the nearest rows are those of the first scale."""
-        found = [search(at_scale(seen, side)) for side, search in self._searches.items()]
+        found = [search(at_scale(image, side)) for side, search in self._searches.items()]
         mean: Float32 = np.mean([one.squared for one in found], axis=0, dtype=np.float32)
         return replace(found[0], squared=mean)
 
 
 class _OneScale:
-    def __init__(
-        self, seen: Sequence[ForegroundEmbedding], side: int, variant: Variant, on_chosen: Callable[[int], None]
-    ) -> None:
+    def __init__(self, images: EmbeddingStore, side: int, variant: Variant, on_chosen: Callable[[int], None]) -> None:
         recipe = variant.recipe
-        scaled = [at_scale(one, side) for one in seen]
-        if variant.apart:
-            scaled = _apart(scaled, variant.apart)
-        patches = thin_out(scaled, ratio=recipe.coreset_ratio, seed=recipe.seed, on_chosen=on_chosen).patches
+        scaled = images if side == 1 else images.changed(partial(at_scale, side=side))
+        if variant.min_distance:
+            scaled = _without_copies(scaled, variant.min_distance)
+        patches = choose_coreset(scaled, ratio=recipe.coreset_ratio, seed=recipe.seed, on_chosen=on_chosen).patches
         self.n_patches = len(patches)
-        self._neighbours = recipe.neighbours
+        self._variant = variant
         self._search = PatchSearch(patches, device=recipe.search_device, threads=recipe.search_threads)
         self._patches = patches
         self._support = None
         if variant.reweighted:
             self._support = self._search.nearest(patches, SUPPORT)[1]
 
-    def __call__(self, seen: ForegroundEmbedding) -> PatchDistances:
-        found = self._search.distances(seen.embedding, seen.mask, neighbours=self._neighbours)
-        if isinstance(seen, WeightedEmbedding):
-            found = replace(found, squared=found.squared * seen.weight)
+    def __call__(self, image: ForegroundEmbedding) -> PatchDistances:
+        recipe = self._variant.recipe
+        found = self._search.distances(image.embedding, image.mask, neighbours=recipe.neighbours)
+        if self._variant.bpm_soft:
+            weights = smoothed_attention(image.embedding, kernel=recipe.bpm_kernel)
+            found = replace(found, squared=found.squared * weights)
         if self._support is None:
             return found
         shown = found.nearest >= 0
-        weights = support_weights(seen.embedding.tokens[shown], self._patches, self._support[found.nearest[shown]])
+        weights = support_weights(image.embedding.tokens[shown], self._patches, self._support[found.nearest[shown]])
         squared = found.squared.copy()
         squared[shown] *= weights
         return replace(found, squared=squared)
@@ -96,17 +97,48 @@ def support_weights(tokens: Float32, patches: Float32, support: Int) -> Float32:
     return weights
 
 
-def _apart(seen: Sequence[ForegroundEmbedding], apart: float) -> list[ForegroundEmbedding]:
-    """The same images, patches too near to one before them taken out of their foreground; empty images let go."""
-    patches = np.concatenate([one.embedding.tokens[one.mask.foreground] for one in seen])
-    keep = without_copies(patches, apart)
-    found: list[ForegroundEmbedding] = []
+def _without_copies(images: EmbeddingStore, min_distance: float) -> EmbeddingStore:
+    """The same images, patches too near to an earlier one dropped from their foreground; empty images dropped."""
+    keep = without_copies(ForegroundPatches(images), min_distance)
+    found = EmbeddingStore(images.folder)
     first = 0
-    for one in seen:
-        foreground = one.mask.foreground.copy()
+    for image in images:
+        foreground = image.mask.foreground.copy()
         count = int(foreground.sum())
         foreground[foreground] = keep[first : first + count]
         first += count
         if foreground.any():
-            found.append(replace(one, mask=replace(one.mask, foreground=foreground)))
+            found.append(replace(image, mask=replace(image.mask, foreground=foreground)))
     return found
+
+
+def at_scale(image: ForegroundEmbedding, side: int) -> ForegroundEmbedding:
+    """Each token replaced by the mean of the ``side`` × ``side`` patches around it, at unit norm.
+
+    At the grid's edge the mean is over the patches that are there. The mask stays.
+
+    Args:
+        image: tokens (N, D).
+        side: in patches, odd; 1 changes nothing.
+    """
+    if side == 1:
+        return image
+    embedding = image.embedding
+    grid = embedding.tokens.reshape(*embedding.grid_hw, -1)
+    total = _summed(_summed(grid, side, axis=0), side, axis=1)  # the norm makes a mean of the sum
+    tokens = total.reshape(embedding.tokens.shape)
+    tokens /= np.maximum(np.linalg.norm(tokens, axis=1, keepdims=True), np.finfo(np.float32).tiny)
+    return replace(image, embedding=replace(embedding, tokens=tokens))
+
+
+def _summed(grid: Float32, side: int, *, axis: int) -> Float32:
+    """Running sums of ``side`` neighbours along an axis; beyond the edge there is nothing."""
+    length, reach = grid.shape[axis], side // 2
+    total = np.zeros_like(grid)
+    for shift in range(-min(reach, length - 1), min(reach, length - 1) + 1):
+        to = [slice(None)] * grid.ndim
+        of = [slice(None)] * grid.ndim
+        to[axis] = slice(max(-shift, 0), length - max(shift, 0))
+        of[axis] = slice(max(shift, 0), length - max(-shift, 0))
+        total[tuple(to)] += grid[tuple(of)]
+    return total

@@ -1,35 +1,40 @@
-"""What is measured: a recipe, and what may stand beside it for comparison."""
+"""Variant: a recipe plus the options that only evaluations and ablations know, and the embedder that it needs."""
 
 from dataclasses import dataclass
 
-from bank_tools.bank.build import Recipe
+from bank_tools.bank.recipe import Recipe, embedder_for
 from edge_uad.errors import UsageError
+from edge_uad.inference.inspector import Embedder, ForegroundEmbedding
+from edge_uad.inference.masking import smoothed_attention
+from edge_uad.inference.preprocess import Preprocessor
+from edge_uad.interfaces import Backbone
+from edge_uad.records import Embedding
 
 ONE_SCALE = (1,)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Variant:
-    """A recipe, and the options that stand beside it for comparison only: no bank file knows them."""
+    """A recipe, and options for comparison only: no bank file records them."""
 
     recipe: Recipe
     bpm_soft: bool = False
-    """Weight patches by their attention instead of choosing among them."""
-    turned: bool = False
-    """Whether the bank learns each good image in all four orientations."""
+    """Weight patches by their attention instead of masking them."""
+    rotated: bool = False
+    """Whether the bank learns each good image in all four orientations, quarter turns of each other."""
     scales: tuple[int, ...] = ONE_SCALE
     """Sides, in patches, of the neighbourhoods compared; odd. Their distances are averaged."""
     reweighted: bool = False
-    """Whether distances are weighted by how alone their nearest bank patch stands (PatchCore, equation 7)."""
-    apart: float = 0.0
-    """No two patches that the coreset is chosen from lie nearer than this, as squared distances go; 0 keeps all."""
+    """Whether each distance is weighted by how isolated its nearest bank patch is (PatchCore, equation 7)."""
+    min_distance: float = 0.0
+    """Squared; of patches nearer to each other than this only the first is kept, before the coreset; 0 keeps all."""
 
     def __post_init__(self) -> None:
         """Raise UsageError where a value is out of its range."""
         if not self.scales or any(side < 1 or side % 2 == 0 for side in self.scales):
             raise UsageError(f"the scales are {self.scales}; use odd numbers of patches, such as 1+3")
-        if not 0 <= self.apart < 4:
-            raise UsageError(f"patches are to lie {self.apart:g} apart; use a squared distance from 0 to below 4")
+        if not 0 <= self.min_distance < 4:
+            raise UsageError(f"--apart is {self.min_distance:g}; use a squared distance from 0 to below 4")
 
 
 def parse_scales(text: str) -> tuple[int, ...]:
@@ -42,3 +47,37 @@ def parse_scales(text: str) -> tuple[int, ...]:
         return tuple(int(part) for part in text.split("+"))
     except ValueError:
         raise UsageError(f"the scales are {text!r}; give odd numbers of patches, such as 1+3") from None
+
+
+class SoftMaskingEmbedder(Embedder):
+    """Keeps every patch, for a search that weights distances by the smoothed attention (ALGORITHM §3).
+
+    Args:
+        backbone: the frozen ViT.
+        preprocessor: as the recipe demands.
+        bpm_kernel: odd.
+    """
+
+    def __init__(self, *, backbone: Backbone, preprocessor: Preprocessor, bpm_kernel: int) -> None:
+        super().__init__(backbone=backbone, preprocessor=preprocessor, bpm_kernel=bpm_kernel, bpm_threshold=0)
+        self._kernel = bpm_kernel
+
+    def mask(self, embedding: Embedding) -> ForegroundEmbedding:
+        """Check one image's embedding; every patch is foreground.
+
+        Raises:
+            FrameError: the embedding holds NaN or infinity, or attention that cannot be a weight: zero everywhere.
+        """
+        checked = super().mask(embedding)
+        smoothed_attention(embedding, kernel=self._kernel)
+        return checked
+
+
+def embedder_of(backbone: Backbone, variant: Variant) -> Embedder:
+    """The stages up to the mask, set as the variant says."""
+    embedder = embedder_for(backbone, variant.recipe)
+    if not variant.bpm_soft:
+        return embedder
+    return SoftMaskingEmbedder(
+        backbone=backbone, preprocessor=embedder.preprocessor, bpm_kernel=variant.recipe.bpm_kernel
+    )

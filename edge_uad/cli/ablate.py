@@ -14,37 +14,25 @@ from edge_uad.cli.measuring import (
     CategoriesOption,
     GoodOption,
     LayoutOption,
-    Machine,
     RootArgument,
     make_context,
     open_dataset,
     print_tables,
+    print_warnings,
     require_evaluate_extra,
-    tell_warnings,
 )
 from edge_uad.cli.model import model_or_default
-from edge_uad.cli.options import (
-    BpmKernelOption,
-    BpmThresholdOption,
-    CoresetOption,
-    FalseAlarmRateOption,
-    GeometryOption,
-    NeighboursOption,
-    ProviderOption,
-    SearchDeviceOption,
-    ThreadsOption,
-    TopRatioOption,
-)
+from edge_uad.cli.options import MachineOptions, RecipeOptions, recipe_of, with_option_groups
 from edge_uad.errors import UsageError
-from edge_uad.records import Geometry
 
 if TYPE_CHECKING:
-    from bank_tools.bank.build import Recipe
+    from bank_tools.bank.recipe import Recipe
     from bank_tools.evaluation.ablation import Point, Row
     from bank_tools.evaluation.detection import EvaluationContext
     from edge_uad.interfaces import Backbone
 
 
+@with_option_groups
 def ablate(
     root: RootArgument,
     *,
@@ -65,17 +53,8 @@ def ablate(
         bool, typer.Option("--calibrate/--no-calibrate", help="Calibrate thresholds too, at five searches or more.")
     ] = False,
     pixels: Annotated[bool, typer.Option("--pixels/--no-pixels", help="Compare heat with masks.")] = False,
-    coreset: CoresetOption = 0.1,
-    bpm_kernel: BpmKernelOption = None,
-    bpm_threshold: BpmThresholdOption = 0.1,
-    top_ratio: TopRatioOption = None,
-    neighbours: NeighboursOption = 1,
-    geometry: GeometryOption = Geometry.STRETCH,
-    false_alarm_rate: FalseAlarmRateOption = 0.01,
-    seed: Annotated[int, typer.Option("--seed", min=0, help="Of the coreset and of every draw.")] = 0,
-    provider: ProviderOption = "cpu",
-    threads: ThreadsOption = 0,
-    search_device: SearchDeviceOption = "cpu",
+    recipe: RecipeOptions,
+    machine: MachineOptions,
     cache_gib: CacheOption = 20.0,
 ) -> None:
     """Vary settings around a default: table, results.json, report.html. Embeddings are computed once per model.
@@ -83,7 +62,6 @@ def ablate(
     Example: [bold]edge-uad ablate mvtec/ --sweep bpm-kernel=1,3,5,7 --sweep layers=2-9,11 --categories bottle[/bold]
     """
     require_evaluate_extra("edge-uad ablate")
-    from bank_tools.bank.build import recipe_for
     from bank_tools.evaluation.ablation import ablate as run
     from bank_tools.evaluation.ablation import parse_sweep, points_of
     from bank_tools.evaluation.results import check_out, write_results
@@ -96,50 +74,45 @@ def ablate(
     out = out or Path("evaluation") / f"{dataset.name}-ablate"
     check_out(out)
     model, workers = load_backbone_for_many(
-        model_or_default(backbone), provider=provider, threads=threads, search_device=search_device
+        model_or_default(backbone),
+        provider=machine.provider,
+        threads=machine.threads,
+        search_device=machine.search_device,
     )
-    recipe = replace(
-        recipe_for(model.card, bpm_kernel=bpm_kernel, top_ratio=top_ratio),
-        geometry=geometry,
-        bpm_threshold=bpm_threshold,
-        neighbours=neighbours,
-        coreset_ratio=coreset,
-        false_alarm_rate=false_alarm_rate,
-        seed=seed,
-        search_device=search_device,
-        search_threads=threads,
-    )
+    chosen = recipe_of(model.card, recipe, machine)
     factory = _VariantFactory(
         model=model,
-        recipe=recipe,
-        kernel_follows_grid=bpm_kernel is None,
-        machine=Machine(provider=provider, search_device=search_device, workers=workers, cache_gib=cache_gib, out=out),
-        threads=threads,
-        progress=TerminalProgress(),
+        recipe=chosen,
+        kernel_follows_grid=recipe.bpm_kernel is None,
+        machine=machine,
+        workers=workers,
+        cache_gib=cache_gib,
+        out=out,
         pixels=pixels,
         calibrated=calibrate,
     )
     for point in points:
-        _check(point, recipe, model)
-    outcome = run(dataset, sweeps, points, factory.context_for, n_good=good, on_row=_tell_row)
+        _check(point, chosen, model)
+    outcome = run(dataset, sweeps, points, factory.context_for, n_good=good, on_row=_print_row)
     default = factory.context_for(points[0])
     write_results(outcome, default, out / "results.json")
     write_report(outcome, default, out / "report.html")
-    tell_warnings(outcome.warnings)
+    print_warnings(outcome.warnings)
     print_tables(outcome.tables)
     stderr.print(f"results: {out / 'results.json'}, report: {out / 'report.html'}", markup=False, highlight=False)
 
 
 @dataclass(slots=True, kw_only=True)
 class _VariantFactory:
-    """Makes the context of each point; holds one other model beside the default one."""
+    """Makes the context of each point; one other model is held besides the default one."""
 
     model: "Backbone"
     recipe: "Recipe"
     kernel_follows_grid: bool
-    machine: Machine
-    threads: int
-    progress: TerminalProgress
+    machine: MachineOptions
+    workers: int
+    cache_gib: float
+    out: Path
     pixels: bool
     calibrated: bool
     other: "tuple[dict[str, str], Backbone] | None" = None
@@ -156,8 +129,11 @@ class _VariantFactory:
         return make_context(
             model,
             point.applied(Variant(recipe=recipe)),
-            self.machine,
-            progress=self.progress,
+            provider=self.machine.provider,
+            workers=self.workers,
+            cache_gib=self.cache_gib,
+            out=self.out,
+            progress=TerminalProgress(),
             pixels=self.pixels,
             calibrated=self.calibrated,
         )
@@ -172,7 +148,7 @@ class _VariantFactory:
             other, _ = load_backbone_for_many(
                 _variant_path(self.model, changes),
                 provider=self.machine.provider,
-                threads=self.threads,
+                threads=self.machine.threads,
                 search_device=self.machine.search_device,
             )
             self.other = changes, other
@@ -235,5 +211,5 @@ def _check(point: "Point", recipe: "Recipe", model: "Backbone") -> None:
         require_named(model.card)
 
 
-def _tell_row(row: "Row") -> None:
+def _print_row(row: "Row") -> None:
     stderr.print(f"{row.point.label}: image AUROC {row.mean('image', 'auroc')}", markup=False, highlight=False)

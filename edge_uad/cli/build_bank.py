@@ -1,7 +1,6 @@
 """``edge-uad build-bank``: good images in, one bank file out."""
 
 import json
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -9,23 +8,7 @@ import typer
 
 from edge_uad.cli.console import TerminalProgress, console, stderr, warn
 from edge_uad.cli.model import model_or_default
-from edge_uad.cli.options import (
-    BpmKernelOption,
-    BpmThresholdOption,
-    CoresetOption,
-    FalseAlarmRateOption,
-    GeometryOption,
-    JsonOption,
-    ModelOption,
-    NeighboursOption,
-    ProviderOption,
-    RoiOption,
-    SearchDeviceOption,
-    ThreadsOption,
-    TopRatioOption,
-    parse_roi,
-)
-from edge_uad.records import Geometry
+from edge_uad.cli.options import JsonOption, MachineOptions, ModelOption, RecipeOptions, recipe_of, with_option_groups
 
 if TYPE_CHECKING:
     from bank_tools.bank.build import BuiltBank, GoodImages
@@ -34,31 +17,22 @@ if TYPE_CHECKING:
 SHOWN_FILES = 20
 
 
+@with_option_groups
 def build_bank(
     normals: Annotated[str, typer.Argument(help="Good images: a folder, a quoted glob, or a video file.")],
     *,
     out: Annotated[Path, typer.Option("--out", help="Where the bank goes.")] = Path("bank.safetensors"),
     model: ModelOption = None,
-    coreset: CoresetOption = 0.1,
-    bpm_kernel: BpmKernelOption = None,
-    bpm_threshold: BpmThresholdOption = 0.1,
-    top_ratio: TopRatioOption = None,
-    neighbours: NeighboursOption = 1,
-    geometry: GeometryOption = Geometry.STRETCH,
-    roi: RoiOption = None,
-    false_alarm_rate: FalseAlarmRateOption = 0.01,
+    recipe: RecipeOptions,
     reduced_decode: Annotated[
         bool,
         typer.Option(
             "--reduced-decode",
             help="Decode large JPEG pictures at 1/2, 1/4 or 1/8 of their size, here and wherever the bank judges: "
-            "faster, with scores a little different. HeatmapRenderer of heat and evidence come in that size, too.",
+            "faster, with scores a little different. Heatmaps and evidence have that size, too.",
         ),
     ] = False,
-    seed: Annotated[int, typer.Option("--seed", min=0, help="Of the coreset.")] = 0,
-    provider: ProviderOption = "cpu",
-    threads: ThreadsOption = 0,
-    search_device: SearchDeviceOption = "cpu",
+    machine: MachineOptions,
     as_json: JsonOption = False,
 ) -> None:
     """Learn from good parts: build a memory bank and calibrate its threshold.
@@ -66,7 +40,9 @@ def build_bank(
     Example: [bold]edge-uad build-bank normals/ --out bank.safetensors --false-alarm-rate 0.02[/bold]
     """
     from bank_tools.bank.build import build_bank as build
-    from bank_tools.bank.build import embed_all, embedder_for, recipe_for
+    from bank_tools.bank.build import embed_all
+    from bank_tools.bank.embeddings import scratch_folder
+    from bank_tools.bank.recipe import embedder_for
     from edge_uad.inference.bank import check_writable
     from edge_uad.runtime.assemble import load_backbone_for_many
     from edge_uad.sources import recorded_source, reduce_decoding
@@ -78,33 +54,24 @@ def build_bank(
     if isinstance(source, FolderSource) and (text := describe_left_out(source.left_out, root=root_of(normals))):
         warn(text)
     backbone, workers = load_backbone_for_many(
-        model_or_default(model), provider=provider, threads=threads, search_device=search_device
+        model_or_default(model),
+        provider=machine.provider,
+        threads=machine.threads,
+        search_device=machine.search_device,
     )
-    recipe = replace(
-        recipe_for(backbone.card, bpm_kernel=bpm_kernel, top_ratio=top_ratio),
-        geometry=geometry,
-        roi=parse_roi(roi),
-        bpm_threshold=bpm_threshold,
-        neighbours=neighbours,
-        coreset_ratio=coreset,
-        false_alarm_rate=false_alarm_rate,
-        seed=seed,
-        reduced_decode=reduced_decode,
-        search_device=search_device,
-        search_threads=threads,
-    )
-    embedder = embedder_for(backbone, recipe)
+    chosen = recipe_of(backbone.card, recipe, machine, reduced_decode=reduced_decode)
+    embedder = embedder_for(backbone, chosen)
     reduce_decoding(source, embedder.preprocessor.least_side_px if reduced_decode else None)
     progress = TerminalProgress()
-    images = embed_all(frames_of(source), embedder, total, progress, workers=workers)
-    _tell_skipped(images)
-    built = build(images, recipe=recipe, embedder=embedder, progress=progress)
+    images = embed_all(frames_of(source), embedder, total, progress, workers=workers, folder=scratch_folder(out.parent))
+    _print_skipped(images)
+    built = build(images, recipe=chosen, embedder=embedder, progress=progress)
     built.bank.save(out)
     _warn_of_weak_calibration(images, built)
-    _tell_result(built.bank.manifest, out, as_json=as_json)
+    _print_result(built.bank.manifest, out, as_json=as_json)
 
 
-def _tell_skipped(images: "GoodImages") -> None:
+def _print_skipped(images: "GoodImages") -> None:
     for title, skipped in (("could not be read", images.unreadable), ("hold nothing to learn from", images.empty)):
         if skipped:
             warn(f"{len(skipped)} images {title} and were skipped:")
@@ -142,7 +109,7 @@ def _warn_of_weak_calibration(images: "GoodImages", built: "BuiltBank") -> None:
             stderr.print(f"  {images.names[image]}: {built.scores[image]:.4f}", markup=False, highlight=False)
 
 
-def _tell_result(manifest: "BankManifest", out: Path, *, as_json: bool) -> None:
+def _print_result(manifest: "BankManifest", out: Path, *, as_json: bool) -> None:
     import dataclasses
 
     if as_json:

@@ -50,14 +50,15 @@ def certify(
 
     Example: [bold]edge-uad certify int8.onnx --against fp32.onnx --good parts/ --test test/[/bold]
     """
-    from bank_tools.bank.certify import CertifiedWith, certificate_of, check_pair, judge
+    from bank_tools.bank.certify import CertificationImages, certificate_of, check_pair, judge
+    from bank_tools.bank.embeddings import scratch_folder
     from edge_uad.inference.backbones import open_backbone
     from edge_uad.inference.backbones.certificate import runtime_of, shortfalls
     from edge_uad.runtime.assemble import load_backbone
     from edge_uad.sources.folder import image_files
     from export.to_onnx import write_certificate
 
-    images = CertifiedWith(
+    images = CertificationImages(
         good=image_files(good),
         test=() if test is None else image_files(test),
         bpm_threshold=bpm_threshold,
@@ -69,18 +70,19 @@ def certify(
     reference = load_backbone(against, threads=threads)
     check_pair(reference.card, lowered.card)
     progress = TerminalProgress()
+    target = out or model
+    folder = scratch_folder(target.parent)
     certificate = certificate_of(
-        judge(reference, images, progress),
-        judge(lowered, images, progress),
+        judge(reference, images, progress, folder=folder),
+        judge(lowered, images, progress, folder=folder),
         images,
         reference_model_id=reference.card.model_id,
         runtime=runtime_of(model, provider),
     )
     beyond = shortfalls(certificate)
-    target = out or model
     if not beyond:
         write_certificate(model, lowered.card, certificate, target)
-    _tell(certificate, as_json=as_json)
+    _print_certificate(certificate, as_json=as_json)
     if beyond:
         raise ModelError(
             f"model {model} was not certified: {', '.join(beyond)}; use the fp32 model {against}, or certify with "
@@ -90,7 +92,7 @@ def certify(
         console.print(f"{target}: certified", markup=False, highlight=False)
 
 
-def _tell(certificate: "ParityCertificate", *, as_json: bool) -> None:
+def _print_certificate(certificate: "ParityCertificate", *, as_json: bool) -> None:
     import dataclasses
 
     if as_json:

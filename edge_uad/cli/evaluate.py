@@ -1,7 +1,6 @@
 """``edge-uad evaluate``: a dataset in, every metric of a task out."""
 
 import json
-from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -15,37 +14,27 @@ from edge_uad.cli.measuring import (
     CategoriesOption,
     GoodOption,
     LayoutOption,
-    Machine,
     RootArgument,
     make_context,
     open_dataset,
+    print_category,
     print_tables,
+    print_warnings,
     require_evaluate_extra,
-    tell_category,
-    tell_warnings,
     whole_numbers,
 )
 from edge_uad.cli.model import model_or_default
 from edge_uad.cli.options import (
     ApartOption,
-    BpmKernelOption,
-    BpmThresholdOption,
-    CoresetOption,
-    FalseAlarmRateOption,
-    GeometryOption,
     JsonOption,
-    NeighboursOption,
-    ProviderOption,
+    MachineOptions,
+    RecipeOptions,
     ReweightedOption,
-    RoiOption,
     ScalesOption,
-    SearchDeviceOption,
-    ThreadsOption,
-    TopRatioOption,
     TurnGoodOption,
-    parse_roi,
+    recipe_of,
+    with_option_groups,
 )
-from edge_uad.records import Geometry
 
 if TYPE_CHECKING:
     from bank_tools.datasets import Dataset
@@ -63,6 +52,7 @@ class Task(StrEnum):
     CLUSTER = "cluster"
 
 
+@with_option_groups
 def evaluate(
     root: RootArgument,
     *,
@@ -80,22 +70,12 @@ def evaluate(
     ] = "1,2,5,10,16,50",
     seeds: Annotated[int, typer.Option("--seeds", min=1, help="Draws of each number, for the task low-shot.")] = 3,
     pixels: Annotated[bool, typer.Option("--pixels/--no-pixels", help="Compare heat with masks.")] = True,
-    coreset: CoresetOption = 0.1,
-    bpm_kernel: BpmKernelOption = None,
-    bpm_threshold: BpmThresholdOption = 0.1,
-    top_ratio: TopRatioOption = None,
-    neighbours: NeighboursOption = 1,
-    geometry: GeometryOption = Geometry.STRETCH,
-    roi: RoiOption = None,
+    recipe: RecipeOptions,
     turn_good: TurnGoodOption = False,
     scales: ScalesOption = "1",
     reweighted: ReweightedOption = False,
     apart: ApartOption = 0.0,
-    false_alarm_rate: FalseAlarmRateOption = 0.01,
-    seed: Annotated[int, typer.Option("--seed", min=0, help="Of the coreset and of every draw.")] = 0,
-    provider: ProviderOption = "cpu",
-    threads: ThreadsOption = 0,
-    search_device: SearchDeviceOption = "cpu",
+    machine: MachineOptions,
     cache_gib: CacheOption = 20.0,
     as_json: JsonOption = False,
 ) -> None:
@@ -104,45 +84,44 @@ def evaluate(
     Example: [bold]edge-uad evaluate mvtec/ --task defect --categories bottle,screw --out runs/mvtec[/bold]
     """
     require_evaluate_extra("edge-uad evaluate")
-    from bank_tools.bank.build import recipe_for
     from bank_tools.evaluation.results import check_out, write_results
     from bank_tools.evaluation.variant import Variant, parse_scales
     from bank_tools.report.evaluation import write_report
     from edge_uad.runtime.assemble import load_backbone_for_many
 
     numbers = whole_numbers(shots, "--shots")
-    box = parse_roi(roi)
     dataset = open_dataset(root, layout, categories)
     out = out or Path("evaluation") / f"{dataset.name}-{task}"
     check_out(out)
     model, workers = load_backbone_for_many(
-        model_or_default(backbone), provider=provider, threads=threads, search_device=search_device
+        model_or_default(backbone),
+        provider=machine.provider,
+        threads=machine.threads,
+        search_device=machine.search_device,
     )
-    recipe = replace(
-        recipe_for(model.card, bpm_kernel=bpm_kernel, top_ratio=top_ratio),
-        geometry=geometry,
-        roi=box,
-        bpm_threshold=bpm_threshold,
-        neighbours=neighbours,
-        coreset_ratio=coreset,
-        false_alarm_rate=false_alarm_rate,
-        seed=seed,
-        search_device=search_device,
-        search_threads=threads,
+    variant = Variant(
+        recipe=recipe_of(model.card, recipe, machine),
+        rotated=turn_good,
+        scales=parse_scales(scales),
+        reweighted=reweighted,
+        min_distance=apart,
     )
     context = make_context(
         model,
-        Variant(recipe=recipe, turned=turn_good, scales=parse_scales(scales), reweighted=reweighted, apart=apart),
-        Machine(provider=provider, search_device=search_device, workers=workers, cache_gib=cache_gib, out=out),
+        variant,
+        provider=machine.provider,
+        workers=workers,
+        cache_gib=cache_gib,
+        out=out,
         progress=TerminalProgress(),
         pixels=pixels and task is not Task.LOW_SHOT,
         calibrated=task is not Task.CLUSTER,
-        on_category=tell_category,
+        on_category=print_category,
     )
     outcome = _run(task, dataset, context, good=good, shots=numbers, seeds=seeds)
     write_results(outcome, context, out / "results.json")
     write_report(outcome, context, out / "report.html")
-    tell_warnings(outcome.warnings)
+    print_warnings(outcome.warnings)
     if as_json:
         console.print_json(json.dumps(json.loads((out / "results.json").read_text(encoding="utf-8"))))
     else:

@@ -1,7 +1,6 @@
 """What ``evaluate`` and ``ablate`` share: options, the context they measure on, tables on the terminal."""
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -9,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from edge_uad.cli.console import console, stderr, warn
-from edge_uad.cli.options import Provider, SearchDevice
 from edge_uad.errors import MissingExtraError, UsageError
+from edge_uad.records import Provider
 from edge_uad.runtime.cache import cache_dir
 
 if TYPE_CHECKING:
@@ -48,18 +47,6 @@ CacheOption = Annotated[
 ]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Machine:
-    """Where things run, and where they are kept."""
-
-    provider: Provider
-    search_device: SearchDevice
-    workers: int
-    """Images at a time."""
-    cache_gib: float
-    out: Path
-
-
 def require_evaluate_extra(command: str) -> None:
     """Check that metrics, charts and the report can be made, before hours of work go into them.
 
@@ -71,7 +58,7 @@ def require_evaluate_extra(command: str) -> None:
 
 
 def open_dataset(root: Path, layout: str, categories: str | None) -> "Dataset":
-    """Read the tree and tell what is odd.
+    """Read the dataset's tree.
 
     Raises:
         UsageError: it cannot be read so.
@@ -85,33 +72,52 @@ def open_dataset(root: Path, layout: str, categories: str | None) -> "Dataset":
 def make_context(
     backbone: "Backbone",
     variant: "Variant",
-    machine: Machine,
     *,
+    provider: Provider,
+    workers: int,
+    cache_gib: float,
+    out: Path,
     progress: "Progress",
     pixels: bool,
     calibrated: bool = True,
     on_category: "Callable[[CategoryResult], None]" = lambda _: None,
 ) -> "EvaluationContext":
-    """The stages, the cache and the kept steps."""
+    """The stages, the cache and the folder of finished steps.
+
+    Args:
+        backbone: of the model that is measured.
+        variant: how.
+        provider: what runs the backbone.
+        workers: images at a time.
+        cache_gib: how much disk the cache of embeddings may take; 0 for none.
+        out: folder of the results.
+        progress: shows every step.
+        pixels: whether heat is compared with masks.
+        calibrated: whether the threshold is calibrated.
+        on_category: called with each category's result.
+    """
+    from bank_tools.bank.embeddings import scratch_folder
     from bank_tools.evaluation.detection import EvaluationContext
-    from bank_tools.evaluation.embedding import SampleEmbedder, embedder_of
+    from bank_tools.evaluation.embedding import SampleEmbedder
     from bank_tools.evaluation.embedding_cache import EmbeddingCache
     from bank_tools.evaluation.step_cache import StepCache
+    from bank_tools.evaluation.variant import embedder_of
 
     recipe = variant.recipe
     embedder = embedder_of(backbone, variant)
-    max_bytes = round(machine.cache_gib * GIB)
+    max_bytes = round(cache_gib * GIB)
     cache = EmbeddingCache(cache_dir() / "embeddings", max_bytes=max_bytes) if max_bytes else None
     sample_embedder = SampleEmbedder(
         embedder,
         preprocessing=f"{recipe.geometry} {recipe.roi}",
-        runtime=machine.provider,
+        runtime=provider,
         cache=cache,
-        workers=machine.workers,
+        workers=workers,
+        scratch=scratch_folder(out),
     )
     return EvaluationContext(
         sample_embedder=sample_embedder,
-        steps=StepCache(machine.out / "steps"),
+        steps=StepCache(out / "steps"),
         progress=progress,
         variant=variant,
         pixels=pixels,
@@ -120,7 +126,7 @@ def make_context(
     )
 
 
-def tell_category(result: "CategoryResult") -> None:
+def print_category(result: "CategoryResult") -> None:
     """One line when a category is done."""
     from bank_tools.metrics.image import show
 
@@ -131,8 +137,8 @@ def tell_category(result: "CategoryResult") -> None:
     )
 
 
-def tell_warnings(warnings: Sequence[str]) -> None:
-    """What was odd, as far as anybody will read it; all of it stands in the results."""
+def print_warnings(warnings: Sequence[str]) -> None:
+    """The first warnings, on stderr; results.json and the report have all of them."""
     for text in warnings[:SHOWN_WARNINGS]:
         warn(text)
     if len(warnings) > SHOWN_WARNINGS:

@@ -1,15 +1,21 @@
-"""Options that several commands share, so that they read and behave alike."""
+"""Options that several commands share, and groups of them that a command takes as one dataclass."""
 
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass, fields, is_dataclass, replace
+from functools import wraps
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import typer
 
 from edge_uad.errors import UsageError
-from edge_uad.records import Box, Geometry
+from edge_uad.records import Box, Geometry, Provider, SearchDevice
 
-Provider = Literal["cpu", "cuda", "tensorrt", "openvino"]
-SearchDevice = Literal["cpu", "gpu"]
+if TYPE_CHECKING:
+    from bank_tools.bank.recipe import Recipe
+    from edge_uad.records import ModelCard
+
 ModelOption = Annotated[
     Path | None,
     typer.Option("--model", help="Model file of edge-uad export.", show_default="the default backbone in the cache"),
@@ -59,6 +65,7 @@ RoiOption = Annotated[str | None, typer.Option("--roi", help="Region of interest
 FalseAlarmRateOption = Annotated[
     float, typer.Option("--false-alarm-rate", help="Part of good parts that may be called anomalous.")
 ]
+SeedOption = Annotated[int, typer.Option("--seed", min=0, help="Of the coreset and of every random draw.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="JSON Lines on stdout, for machines.")]
 
 
@@ -77,3 +84,91 @@ def parse_roi(text: str | None) -> Box | None:
     if x < 0 or y < 0 or w < 1 or h < 1:
         raise UsageError(f"--roi is {text!r}; x and y must not be negative, w and h at least 1 px")
     return x, y, w, h
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RecipeOptions:
+    """How a bank is built and judges: the options of build-bank, evaluate and ablate."""
+
+    coreset: CoresetOption = 0.1
+    bpm_kernel: BpmKernelOption = None
+    bpm_threshold: BpmThresholdOption = 0.1
+    top_ratio: TopRatioOption = None
+    neighbours: NeighboursOption = 1
+    geometry: GeometryOption = Geometry.STRETCH
+    roi: RoiOption = None
+    false_alarm_rate: FalseAlarmRateOption = 0.01
+    seed: SeedOption = 0
+
+    def __post_init__(self) -> None:
+        """Raise UsageError for a region of interest that is none, before a model is loaded."""
+        parse_roi(self.roi)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MachineOptions:
+    """What runs the backbone and the search; no result depends on it beyond the last bits."""
+
+    provider: ProviderOption = "cpu"
+    threads: ThreadsOption = 0
+    search_device: SearchDeviceOption = "cpu"
+
+
+def recipe_of(
+    card: "ModelCard", options: RecipeOptions, machine: MachineOptions, *, reduced_decode: bool = False
+) -> "Recipe":
+    """The recipe that the options ask for, with the model's own values where they ask for none.
+
+    Raises:
+        UsageError: a value out of its range.
+    """
+    from bank_tools.bank.recipe import recipe_for
+
+    return replace(
+        recipe_for(card, bpm_kernel=options.bpm_kernel, top_ratio=options.top_ratio),
+        geometry=options.geometry,
+        roi=parse_roi(options.roi),
+        bpm_threshold=options.bpm_threshold,
+        neighbours=options.neighbours,
+        coreset_ratio=options.coreset,
+        false_alarm_rate=options.false_alarm_rate,
+        seed=options.seed,
+        reduced_decode=reduced_decode,
+        search_device=machine.search_device,
+        search_threads=machine.threads,
+    )
+
+
+def with_option_groups(command: Callable[..., None]) -> Callable[..., None]:
+    """A command whose parameters of a dataclass's type are replaced by the fields of that dataclass.
+
+    Typer sees one option for each field; the command is called with the dataclass. Every field needs a default.
+    """
+    hints = get_type_hints(command, include_extras=True)
+    groups = {name: group for name, group in hints.items() if is_dataclass(group) and isinstance(group, type)}
+    shown: list[inspect.Parameter] = []
+    for parameter in inspect.signature(command).parameters.values():
+        if parameter.name in groups:
+            shown += _parameters_of(groups[parameter.name])
+        else:
+            shown.append(parameter.replace(annotation=hints[parameter.name]))
+
+    @wraps(command)
+    def grouped(**given: Any) -> None:
+        for name, group in groups.items():
+            given[name] = group(**{field.name: given.pop(field.name) for field in fields(group) if field.name in given})
+        command(**given)
+
+    grouped.__signature__ = inspect.Signature(shown)  # type: ignore[attr-defined]  # what typer reads
+    grouped.__annotations__ = {parameter.name: parameter.annotation for parameter in shown}
+    return grouped
+
+
+def _parameters_of(group: type) -> list[inspect.Parameter]:
+    hints = get_type_hints(group, include_extras=True)
+    return [
+        inspect.Parameter(
+            field.name, inspect.Parameter.KEYWORD_ONLY, default=field.default, annotation=hints[field.name]
+        )
+        for field in fields(group)
+    ]

@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import typer
 
 from edge_uad.cli.model import model_or_default
-from edge_uad.cli.options import ModelOption, SearchDevice
+from edge_uad.cli.options import ModelOption
 from edge_uad.errors import UsageError
 from edge_uad.net.wire import DEFAULT_STATION
+from edge_uad.records import SearchDevice
 from edge_uad.runtime.background import BackgroundCall
 
 if TYPE_CHECKING:

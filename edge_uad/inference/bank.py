@@ -16,8 +16,18 @@ from safetensors.numpy import save_file
 
 from edge_uad.errors import BankError, UsageError
 from edge_uad.files import replacing
-from edge_uad.inference.search import PatchSearch, SearchDevice
-from edge_uad.records import MAX_BPM_KERNEL, BankManifest, Embedding, Float32, Int, PatchDistances, PatchMask, reducible
+from edge_uad.inference.search import PatchSearch
+from edge_uad.records import (
+    MAX_BPM_KERNEL,
+    BankManifest,
+    Embedding,
+    Float32,
+    Int,
+    PatchDistances,
+    PatchMask,
+    SearchDevice,
+    reducible,
+)
 
 BANK_SCHEMA = 1
 UNIT_NORM_TOLERANCE = 1e-3

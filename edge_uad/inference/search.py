@@ -2,15 +2,13 @@
 
 from functools import cache
 from importlib.resources import files
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import onnxruntime as ort
 
 from edge_uad.errors import MissingExtraError, ProviderError
-from edge_uad.records import Embedding, Float32, Int, PatchDistances, PatchMask
-
-SearchDevice = Literal["cpu", "gpu"]
+from edge_uad.records import Embedding, Float32, Int, PatchDistances, PatchMask, SearchDevice
 
 NEAREST_GRAPH = files("edge_uad.inference") / "nearest.onnx"
 """The search as an ONNX model: queries · patchesᵀ and the k best of each row. ``export/search_graph.py`` writes it."""

@@ -10,7 +10,6 @@ from edge_uad.inference.backbones.certificate import require_certificate
 from edge_uad.inference.bank import PatchBank, short_id
 from edge_uad.inference.inspector import Embedder, Inspector
 from edge_uad.inference.preprocess import Preprocessor
-from edge_uad.inference.search import SearchDevice
 from edge_uad.interfaces import Backbone, VerdictSink
 from edge_uad.net.keys import ServerKeys, load_server_keys
 from edge_uad.outputs.archive import Archive
@@ -19,7 +18,7 @@ from edge_uad.outputs.evidence import EvidenceStore
 from edge_uad.outputs.fan_out import FanOut, Fault
 from edge_uad.outputs.metrics import Metrics, MetricsServer
 from edge_uad.outputs.zmq import ZmqPublisher
-from edge_uad.records import Box, Geometry
+from edge_uad.records import Box, Geometry, Provider, SearchDevice
 from edge_uad.runtime.artefacts import opened_inside
 from edge_uad.runtime.cache import older_default_model
 from edge_uad.runtime.reload import BankReloader
@@ -32,7 +31,7 @@ from edge_uad.stages import StageTimer
 
 
 def load_backbone(
-    model: Path, *, opened: Path | None = None, provider: str = "cpu", threads: int = 0, batched: bool = False
+    model: Path, *, opened: Path | None = None, provider: Provider = "cpu", threads: int = 0, batched: bool = False
 ) -> Backbone:
     """Open a model file; a precision lower than fp32 by its parity certificate alone.
 
@@ -54,7 +53,7 @@ def load_backbone(
 
 
 def load_backbone_for_many(
-    model: Path, *, provider: str = "cpu", threads: int = 0, search_device: SearchDevice = "cpu"
+    model: Path, *, provider: Provider = "cpu", threads: int = 0, search_device: SearchDevice = "cpu"
 ) -> tuple[Backbone, int]:
     """A backbone for many images at hand, and how many of them it should be given at a time.
 
@@ -250,7 +249,7 @@ def parallel_frame_count(settings: Settings) -> int:
     return settings.threads or available_cores()
 
 
-def _on_cpu(provider: str, search_device: SearchDevice) -> bool:
+def _on_cpu(provider: Provider, search_device: SearchDevice) -> bool:
     """All of a frame's way: what works on it may be used by several threads at once."""
     return provider in CPU_PROVIDERS and search_device == "cpu"
 

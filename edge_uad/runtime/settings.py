@@ -12,17 +12,15 @@ from pydantic import AliasChoices, BaseModel, ConfigDict, Field, PlainValidator,
 from pydantic_core import ErrorDetails
 
 from edge_uad.errors import SettingsError
-from edge_uad.inference.search import SearchDevice
 from edge_uad.net.endpoints import DEFAULT_VERDICT_ENDPOINT
 from edge_uad.net.wire import MAX_STATION_CHARS
 from edge_uad.outputs.zmq import DEFAULT_QUEUE_MESSAGES, HeatmapPolicy
-from edge_uad.records import Decision
+from edge_uad.records import Decision, Provider, SearchDevice
 
 MAX_CONFIG_BYTES = 1024 * 1024
 MAX_STATIONS = 64
 
 StationMode = Literal["auto", "latest", "every"]
-Provider = Literal["cpu", "cuda", "tensorrt", "openvino"]
 Seconds = Annotated[float, Field(gt=0, le=3600, allow_inf_nan=False)]
 
 

@@ -4,12 +4,13 @@ from pathlib import Path
 
 from edge_uad.errors import ModelError
 from edge_uad.interfaces import Backbone
+from edge_uad.records import Provider
 
-CPU_PROVIDERS = frozenset({"cpu", "openvino"})
+CPU_PROVIDERS: frozenset[Provider] = frozenset({"cpu", "openvino"})
 
 
 def open_backbone(
-    path: Path, *, opened: Path | None = None, provider: str = "cpu", threads: int = 0, batched: bool = False
+    path: Path, *, opened: Path | None = None, provider: Provider = "cpu", threads: int = 0, batched: bool = False
 ) -> Backbone:
     """Open a model file by its kind: ``.onnx``, or ``.engine`` for a TensorRT engine.
 

@@ -1,30 +1,31 @@
 """Calibration scores are those of images that the bank has not seen."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import numpy as np
 import pytest
 
-from bank_tools.bank.calibrate import cross_distances, cross_scores, fold_count, outliers, thin_out
+from bank_tools.bank.calibrate import choose_coreset, cross_distances, cross_scores, fold_count, outliers
+from bank_tools.bank.embeddings import EmbeddingStore
 from edge_uad.inference.inspector import ForegroundEmbedding
 from edge_uad.inference.scoring import image_score
 from edge_uad.inference.search import PatchSearch
 from edge_uad.records import Embedding, PatchDistances, PatchMask
-from tests.banks import unit_rows
+from tests.banks import stored, unit_rows
 
 GRID = (3, 3)
 N = 9
 
 
-def all_patches(images: Sequence[ForegroundEmbedding]) -> Callable[[ForegroundEmbedding], PatchDistances]:
-    search = PatchSearch(thin_out(images, ratio=1.0, seed=0).patches)
+def all_patches(images: EmbeddingStore) -> Callable[[ForegroundEmbedding], PatchDistances]:
+    search = PatchSearch(choose_coreset(images, ratio=1.0, seed=0).patches)
     return lambda one: search.distances(one.embedding, one.mask, neighbours=1)
 
 
 def image_of(tokens: np.ndarray, foreground: np.ndarray | None = None) -> ForegroundEmbedding:
     mask = np.ones(N, bool) if foreground is None else foreground
-    seen = Embedding(tokens=tokens.astype(np.float32), attention=np.ones(N, np.float32), grid_hw=GRID)
-    return ForegroundEmbedding(seen, PatchMask(foreground=mask, grid_hw=GRID))
+    embedding = Embedding(tokens=tokens.astype(np.float32), attention=np.ones(N, np.float32), grid_hw=GRID)
+    return ForegroundEmbedding(embedding, PatchMask(foreground=mask, grid_hw=GRID))
 
 
 def random_images(n: int, *, noise: float, seed: int = 0) -> list[ForegroundEmbedding]:
@@ -40,7 +41,7 @@ def random_images(n: int, *, noise: float, seed: int = 0) -> list[ForegroundEmbe
 
 def test_with_one_fold_per_image_each_is_scored_against_all_the_others() -> None:
     images = random_images(5, noise=0.3)
-    scores = cross_scores(images, coreset_ratio=1.0, seed=0, top_ratio=0.3, neighbours=1)
+    scores = cross_scores(stored(images), coreset_ratio=1.0, seed=0, top_ratio=0.3, neighbours=1)
     for index, image in enumerate(images):
         others = np.concatenate([other.embedding.tokens for other in images if other is not image])
         squared = ((image.embedding.tokens[:, None] - others[None]) ** 2).sum(axis=2).min(axis=1)
@@ -50,15 +51,15 @@ def test_with_one_fold_per_image_each_is_scored_against_all_the_others() -> None
 def test_a_small_coreset_of_a_rigid_scene_has_no_holes() -> None:
     """Every place of the scene keeps a patch whichever image is left out, so no good image scores like a defect."""
     images = random_images(20, noise=0.02)
-    scores = cross_scores(images, coreset_ratio=0.05, seed=0, top_ratio=0.05, neighbours=1)
+    scores = cross_scores(stored(images), coreset_ratio=0.05, seed=0, top_ratio=0.05, neighbours=1)
     assert scores.max() < 0.1
 
 
 def test_calibration_scores_are_distributed_as_those_of_new_images() -> None:
     images = random_images(300, noise=0.1)
     learned, new = images[:150], images[150:]
-    calibration = cross_scores(learned, coreset_ratio=0.1, seed=0, top_ratio=0.2, neighbours=1)
-    search = PatchSearch(thin_out(learned, ratio=0.1, seed=0).patches)
+    calibration = cross_scores(stored(learned), coreset_ratio=0.1, seed=0, top_ratio=0.2, neighbours=1)
+    search = PatchSearch(choose_coreset(stored(learned), ratio=0.1, seed=0).patches)
     scores = [image_score(search.distances(one.embedding, one.mask, neighbours=1), top_ratio=0.2) for one in new]
     above = np.mean(np.asarray(scores)[:, None] > calibration[None])
     assert above == pytest.approx(0.5, abs=0.1)
@@ -68,7 +69,7 @@ def test_only_foreground_patches_enter_a_coreset_each_image_by_its_own_mask() ->
     rng = np.random.default_rng(0)
     masks = [np.arange(N) < 3, np.arange(N) >= 7]
     images = [image_of(unit_rows(rng, N, 8), mask) for mask in masks]
-    coreset = thin_out(images, ratio=1.0, seed=0)
+    coreset = choose_coreset(stored(images), ratio=1.0, seed=0)
     assert coreset.patch_image.tolist() == [0, 0, 0, 1, 1]
     expected = np.concatenate([one.embedding.tokens[mask] for one, mask in zip(images, masks, strict=True)])
     np.testing.assert_array_equal(coreset.patches, expected)
@@ -79,23 +80,23 @@ def test_few_images_get_a_fold_each_and_many_get_five(n: int, folds: int) -> Non
     assert fold_count(n) == folds
 
 
-def test_outliers_are_told_highest_first() -> None:
+def test_outliers_are_listed_highest_first() -> None:
     scores = np.asarray([0.5, 0.52, 9.0, 0.49, 0.51, 2.0, 0.5, 0.53, 0.48, 0.47, 0.51, 0.52], np.float32)
     assert outliers(scores) == [2, 5]
     assert outliers(np.full(5, 0.3, np.float32)) == []
 
 
-def test_other_views_of_an_image_never_stand_in_the_bank_it_is_scored_against() -> None:
+def test_other_views_of_an_image_are_never_in_the_bank_it_is_scored_against() -> None:
     images = random_images(6, noise=0.5)
     views = [view for image in images for view in (image, image)]
-    found = dict(cross_distances(views, all_patches, seed=0, views=2))
+    found = dict(cross_distances(stored(views), all_patches, seed=0, views=2))
     assert sorted(found) == list(range(6))
     # each image's second view is its copy: were it in the bank, every distance would be 0
     assert all(distances.squared.min() > 0.01 for distances in found.values())
 
 
-def test_views_of_the_other_images_stand_in_the_bank() -> None:
+def test_views_of_the_other_images_are_in_the_bank() -> None:
     images = random_images(3, noise=0.5)
     views = [images[0], images[1], images[1], images[0], images[2], images[2]]  # the first's twin is a view of another
-    found = dict(cross_distances(views, all_patches, seed=0, views=2))
+    found = dict(cross_distances(stored(views), all_patches, seed=0, views=2))
     np.testing.assert_allclose(found[0].squared, 0, atol=1e-5)

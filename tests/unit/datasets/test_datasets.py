@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bank_tools.datasets import LAYOUTS, Category, Dataset, read_dataset, species60
+from bank_tools.datasets import LAYOUTS, Category, Dataset, read_dataset
+from bank_tools.datasets.classes import SPECIES_60
 from edge_uad.errors import FrameError, UsageError
 from tests import dataset_trees as trees
 
@@ -179,14 +180,14 @@ def test_folders_of_classes_are_one_class_against_the_rest(tmp_path: Path) -> No
 
 
 def test_of_all_species_the_sixty_of_the_paper_are_read(tmp_path: Path) -> None:
-    for label in (*species60.CLASSES, "homo_sapiens"):
+    for label in (*SPECIES_60, "homo_sapiens"):
         for split in ("one_class_train", "one_class_test"):
             trees.write_pictures(tmp_path / split / label, ["1.png"])
 
     dataset = read_dataset(tmp_path)
 
     assert dataset.layout == "species60"
-    assert [category.name for category in dataset.categories] == list(species60.CLASSES)
+    assert [category.name for category in dataset.categories] == list(SPECIES_60)
     assert {len(category.test) for category in dataset.categories} == {60}
     assert len(read_dataset(tmp_path, layout="classes").categories) == 61
 

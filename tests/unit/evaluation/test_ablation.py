@@ -2,7 +2,7 @@
 
 import pytest
 
-from bank_tools.bank.build import Recipe
+from bank_tools.bank.recipe import Recipe
 from bank_tools.evaluation.ablation import Point, Sweep, parse_sweep, points_of
 from bank_tools.evaluation.variant import Variant
 from edge_uad.errors import UsageError
@@ -29,7 +29,7 @@ def test_the_grid_has_every_combination() -> None:
 
 def test_a_point_changes_what_it_names_and_nothing_else() -> None:
     changed = Point((("coreset", "0.5"), ("geometry", "paper"), ("turn-good", "yes"))).applied(DEFAULT)
-    assert changed == Variant(recipe=Recipe(bpm_kernel=3, coreset_ratio=0.5, geometry=Geometry.PAPER), turned=True)
+    assert changed == Variant(recipe=Recipe(bpm_kernel=3, coreset_ratio=0.5, geometry=Geometry.PAPER), rotated=True)
 
 
 def test_a_soft_threshold_is_soft_masking() -> None:

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from bank_tools.bank.build import Recipe
+from bank_tools.bank.recipe import Recipe
 from bank_tools.datasets import Sample
 from bank_tools.datasets.records import ImageFile
-from bank_tools.evaluation.embedding import SampleEmbedder, WeightedEmbedding, embedder_of
+from bank_tools.evaluation.embedding import SampleEmbedder
 from bank_tools.evaluation.embedding_cache import EmbeddingCache
-from bank_tools.evaluation.variant import Variant
+from bank_tools.evaluation.variant import Variant, embedder_of
 from edge_uad.errors import FrameError
 from edge_uad.inference.inspector import Embedder
 from edge_uad.progress import SilentProgress
@@ -33,7 +33,7 @@ def make_sample_embedder(
     return SampleEmbedder(embedder, preprocessing=str(geometry), runtime="cpu", cache=cache)
 
 
-def test_a_second_look_reads_what_the_first_computed(tmp_path: Path) -> None:
+def test_the_cache_gives_what_was_computed_before(tmp_path: Path) -> None:
     backbone, cache, one = FakeBackbone(), EmbeddingCache(tmp_path / "cache", max_bytes=10**6), sample(tmp_path, 1)
     first = make_sample_embedder(backbone, cache).embedding(one)
     second = make_sample_embedder(backbone, cache).embedding(one)
@@ -42,7 +42,7 @@ def test_a_second_look_reads_what_the_first_computed(tmp_path: Path) -> None:
     np.testing.assert_array_equal(first.tokens, make_sample_embedder(backbone, None).embedding(one).tokens)
 
 
-def test_other_preprocessing_another_image_and_another_turn_are_looked_at_anew(tmp_path: Path) -> None:
+def test_other_preprocessing_another_image_and_another_rotation_are_computed_anew(tmp_path: Path) -> None:
     backbone, cache, one = FakeBackbone(), EmbeddingCache(tmp_path / "cache", max_bytes=10**6), sample(tmp_path, 1)
     make_sample_embedder(backbone, cache).embedding(one)
     make_sample_embedder(backbone, cache, Geometry.PAPER).embedding(one)
@@ -51,7 +51,7 @@ def test_other_preprocessing_another_image_and_another_turn_are_looked_at_anew(t
     assert backbone.inferences == 4
 
 
-def test_the_same_content_under_another_name_is_looked_at_once(tmp_path: Path) -> None:
+def test_the_same_content_under_another_name_is_embedded_once(tmp_path: Path) -> None:
     backbone, cache, one = FakeBackbone(), EmbeddingCache(tmp_path / "cache", max_bytes=10**6), sample(tmp_path, 1)
     copy = tmp_path / "copy.png"
     copy.write_bytes((tmp_path / "1.png").read_bytes())
@@ -62,11 +62,11 @@ def test_the_same_content_under_another_name_is_looked_at_once(tmp_path: Path) -
     assert backbone.inferences == 1
 
 
-def test_a_turned_image_is_the_picture_turned(tmp_path: Path) -> None:
+def test_a_rotated_image_is_the_picture_rotated(tmp_path: Path) -> None:
     sample_embedder, one = make_sample_embedder(FakeBackbone(), None), sample(tmp_path, 1)
-    turned = tmp_path / "turned.png"
-    Image.fromarray(np.ascontiguousarray(np.rot90(one.image()))).save(turned)
-    expected = sample_embedder.embedding(Sample(name="turned", kind="good", anomalous=False, origin=ImageFile(turned)))
+    rotated = tmp_path / "rotated.png"
+    Image.fromarray(np.ascontiguousarray(np.rot90(one.image()))).save(rotated)
+    expected = sample_embedder.embedding(Sample(name="r", kind="good", anomalous=False, origin=ImageFile(rotated)))
     np.testing.assert_array_equal(sample_embedder.embedding(one, quarter_turns=1).tokens, expected.tokens)
 
 
@@ -75,22 +75,20 @@ def test_what_cannot_be_read_is_named_and_skipped(tmp_path: Path) -> None:
     broken.write_bytes(b"no picture")
     odd = Sample(name="broken", kind="good", anomalous=False, origin=ImageFile(broken))
     sample_embedder = make_sample_embedder(FakeBackbone(), None)
-    looked = sample_embedder.embed_all([sample(tmp_path, 1), odd], SilentProgress(), "embedding", turned=True)
-    assert len(looked.seen) == 4
-    assert [name for name, _ in looked.skipped] == ["broken"]
+    embedded = sample_embedder.embed_all([sample(tmp_path, 1), odd], SilentProgress(), "embedding", rotated=True)
+    assert len(embedded.embeddings) == 4
+    assert [name for name, _ in embedded.skipped] == ["broken"]
     with pytest.raises(FrameError):
-        sample_embedder.look(odd)
+        sample_embedder.embed(odd)
 
 
-def test_soft_masking_keeps_every_patch_weighted_by_its_attention() -> None:
-    """Attention 8, 0, 2 without smoothing: shares of the maximum 1, 0, 0.25."""
-    recipe = Recipe(bpm_kernel=1, bpm_threshold=0.9)
-    soft = embedder_of(FakeBackbone(), Variant(recipe=recipe, bpm_soft=True))
-    attention = np.float32([8, 0, 2])
-    masked = soft.mask(Embedding(tokens=np.ones((3, 1), np.float32), attention=attention, grid_hw=(1, 3)))
-    assert isinstance(masked, WeightedEmbedding)
-    assert masked.mask.foreground.all()
-    np.testing.assert_array_equal(masked.weight, np.float32([1, 0, 0.25]))
+def test_soft_masking_keeps_every_patch() -> None:
+    """Attention 8, 0, 2: hard masking at 0.9 would keep the first alone."""
+    soft = embedder_of(FakeBackbone(), Variant(recipe=Recipe(bpm_kernel=1, bpm_threshold=0.9), bpm_soft=True))
+    hard = embedder_of(FakeBackbone(), Variant(recipe=Recipe(bpm_kernel=1, bpm_threshold=0.9)))
+    embedding = Embedding(tokens=np.ones((3, 1), np.float32), attention=np.float32([8, 0, 2]), grid_hw=(1, 3))
+    assert soft.mask(embedding).mask.foreground.tolist() == [True, True, True]
+    assert hard.mask(embedding).mask.foreground.tolist() == [True, False, False]
 
 
 def test_soft_masking_without_any_attention_is_refused() -> None:

@@ -1,22 +1,21 @@
 """What goes past the paper: scales, weights, banks without near-copies."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bank_tools.bank.build import Recipe
-from bank_tools.bank.deduplicate import BLOCK_ROWS, without_copies
-from bank_tools.evaluation.embedding import WeightedEmbedding
-from bank_tools.evaluation.scales import at_scale
-from bank_tools.evaluation.search import ComparedWith, support_weights
+from bank_tools.bank.coreset import COPY_BLOCK_ROWS, without_copies
+from bank_tools.bank.recipe import Recipe
+from bank_tools.evaluation.search import ReferenceSearch, at_scale, support_weights
 from bank_tools.evaluation.variant import Variant, parse_scales
 from edge_uad.errors import UsageError
 from edge_uad.inference.inspector import ForegroundEmbedding
 from edge_uad.records import Embedding, PatchMask
-from tests.banks import unit_rows
+from tests.banks import stored, unit_rows
 
 EVERYTHING = Recipe(bpm_kernel=1, coreset_ratio=1.0)
 
@@ -51,8 +50,8 @@ def test_an_image_of_one_patch_everywhere_looks_the_same_at_every_scale(side: in
 def test_distances_of_several_scales_are_averaged() -> None:
     rng = np.random.default_rng(1)
     good, test = [random_image(rng) for _ in range(3)], random_image(rng)
-    alone = [ComparedWith(good, Variant(recipe=EVERYTHING, scales=(side,))) for side in (1, 3)]
-    both = ComparedWith(good, Variant(recipe=EVERYTHING, scales=(1, 3)))
+    alone = [ReferenceSearch(stored(good), Variant(recipe=EVERYTHING, scales=(side,))) for side in (1, 3)]
+    both = ReferenceSearch(stored(good), Variant(recipe=EVERYTHING, scales=(1, 3)))
     np.testing.assert_allclose(both(test).squared, np.mean([one(test).squared for one in alone], axis=0), atol=1e-6)
     assert both.n_patches == sum(one.n_patches for one in alone) == 120
 
@@ -67,8 +66,8 @@ def test_a_patch_is_weighed_against_the_surroundings_of_its_nearest() -> None:
 def test_weights_multiply_the_distances() -> None:
     rng = np.random.default_rng(2)
     good, test = [random_image(rng) for _ in range(3)], random_image(rng)
-    plain = ComparedWith(good, Variant(recipe=EVERYTHING))(test)
-    weighted = ComparedWith(good, Variant(recipe=EVERYTHING, reweighted=True))(test)
+    plain = ReferenceSearch(stored(good), Variant(recipe=EVERYTHING))(test)
+    weighted = ReferenceSearch(stored(good), Variant(recipe=EVERYTHING, reweighted=True))(test)
     np.testing.assert_array_equal(weighted.nearest, plain.nearest)
     ratio = weighted.squared / plain.squared
     # nine patches of support, the nearest of which is the nearest: its share is a ninth at most
@@ -80,7 +79,7 @@ def test_masked_patches_stay_at_zero_whatever_the_weights() -> None:
     rng = np.random.default_rng(3)
     good, test = [random_image(rng)], random_image(rng)
     test.mask.foreground[::2] = False
-    found = ComparedWith(good, Variant(recipe=EVERYTHING, reweighted=True, scales=(1, 3)))(test)
+    found = ReferenceSearch(stored(good), Variant(recipe=EVERYTHING, reweighted=True, scales=(1, 3)))(test)
     assert (found.squared[::2] == 0).all()
     assert (found.squared[1::2] > 0).all()
 
@@ -108,13 +107,13 @@ def test_what_is_dropped_has_a_twin_that_stays_and_those_that_stay_are_apart(
 
 def test_copies_are_found_across_blocks() -> None:
     patches = unit_rows(np.random.default_rng(4), 16, 64)
-    many = np.tile(patches, (BLOCK_ROWS // 8, 1))
+    many = np.tile(patches, (COPY_BLOCK_ROWS // 8, 1))
     assert np.flatnonzero(without_copies(many, 0.01)).tolist() == list(range(16))
 
 
 def test_a_bank_without_copies_leaves_no_image_of_copies_behind() -> None:
     good = random_image(np.random.default_rng(5))
-    twice = ComparedWith([good, good], Variant(recipe=EVERYTHING, apart=1e-4))
+    twice = ReferenceSearch(stored([good, good]), Variant(recipe=EVERYTHING, min_distance=1e-4))
     assert twice.n_patches == 20
     np.testing.assert_allclose(twice(good).squared, 0, atol=1e-5)
 
@@ -132,14 +131,15 @@ def test_scales_that_are_no_neighbourhoods_are_refused(text: str) -> None:
 @pytest.mark.parametrize("apart", [-0.1, 4.0, math.nan])
 def test_a_distance_that_no_two_patches_have_is_refused(apart: float) -> None:
     with pytest.raises(UsageError, match="squared distance"):
-        Variant(recipe=EVERYTHING, apart=apart)
+        Variant(recipe=EVERYTHING, min_distance=apart)
 
 
-def test_soft_masking_multiplies_each_distance_by_its_weight() -> None:
+def test_soft_masking_multiplies_each_distance_by_its_share_of_the_highest_attention() -> None:
     rng = np.random.default_rng(4)
     good, test = [random_image(rng)], random_image(rng)
-    weight = np.linspace(0, 1, 20, dtype=np.float32)
-    search = ComparedWith(good, Variant(recipe=EVERYTHING))
-    plain, soft = search(test), search(WeightedEmbedding(test.embedding, test.mask, weight))
-    np.testing.assert_array_equal(soft.squared, plain.squared * weight)
+    attention = np.arange(20, dtype=np.float32)
+    weighted = replace(test, embedding=replace(test.embedding, attention=attention))
+    plain = ReferenceSearch(stored(good), Variant(recipe=EVERYTHING))(weighted)
+    soft = ReferenceSearch(stored(good), Variant(recipe=EVERYTHING, bpm_soft=True))(weighted)
+    np.testing.assert_array_equal(soft.squared, plain.squared * (attention / np.float32(19)))
     np.testing.assert_array_equal(soft.nearest, plain.nearest)

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bank_tools.bank.certify import CertifiedWith, Judged, certificate_of, check_pair
+from bank_tools.bank.certify import CertificationImages, PrecisionVerdicts, certificate_of, check_pair
 from edge_uad.errors import ModelError, UsageError
 from edge_uad.inference.backbones.card import card_from_json, card_to_json
 from edge_uad.inference.backbones.certificate import TOLERANCE, require_certificate, shortfalls
@@ -131,23 +131,25 @@ def test_a_broken_certificate_makes_the_card_unusable(old: str, new: str) -> Non
         card_from_json(text.replace(old, new), INT8.model_id)
 
 
-def images_of(tmp_path: Path, n_good: int, *test: str) -> CertifiedWith:
+def images_of(tmp_path: Path, n_good: int, *test: str) -> CertificationImages:
     files = [tmp_path / "good" / f"{index}.png" for index in range(n_good)] + [tmp_path / name for name in test]
     for index, file in enumerate(files):
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_bytes(bytes([index]))
-    return CertifiedWith(good=files[:n_good], test=files[n_good:])
+    return CertificationImages(good=files[:n_good], test=files[n_good:])
 
 
-def compared(reference: Judged, lowered: Judged, images: CertifiedWith) -> ParityCertificate:
+def compared(
+    reference: PrecisionVerdicts, lowered: PrecisionVerdicts, images: CertificationImages
+) -> ParityCertificate:
     return certificate_of(reference, lowered, images, reference_model_id="ab" * 32, runtime="cpu")
 
 
 def test_flips_differences_and_auroc_by_hand(tmp_path: Path) -> None:
     pytest.importorskip("sklearn", reason="the [evaluate] extra is not installed")
     images = images_of(tmp_path, 2, "good/a.png", "crack/b.png", "crack/c.png")
-    before = Judged(0.5, (0.1, 0.2, 0.3, 0.9, None), (NORMAL, NORMAL, NORMAL, ANOMALOUS, INVALID))
-    after = Judged(0.4, (0.1, 0.3, 0.45, 0.4, None), (NORMAL, NORMAL, ANOMALOUS, NORMAL, INVALID))
+    before = PrecisionVerdicts(0.5, (0.1, 0.2, 0.3, 0.9, None), (NORMAL, NORMAL, NORMAL, ANOMALOUS, INVALID))
+    after = PrecisionVerdicts(0.4, (0.1, 0.3, 0.45, 0.4, None), (NORMAL, NORMAL, ANOMALOUS, NORMAL, INVALID))
     found = compared(before, after, images)
     assert (found.n_good, found.n_test, found.n_judged, found.flips) == (2, 3, 4, 2)
     assert found.largest_score_difference == pytest.approx(0.5)
@@ -157,15 +159,19 @@ def test_flips_differences_and_auroc_by_hand(tmp_path: Path) -> None:
 
 def test_an_image_that_only_one_of_them_can_judge_is_a_flip(tmp_path: Path) -> None:
     images = images_of(tmp_path, 2)
-    found = compared(Judged(0.5, (0.1, 0.2), (NORMAL, NORMAL)), Judged(0.5, (0.1, None), (NORMAL, INVALID)), images)
+    found = compared(
+        PrecisionVerdicts(0.5, (0.1, 0.2), (NORMAL, NORMAL)),
+        PrecisionVerdicts(0.5, (0.1, None), (NORMAL, INVALID)),
+        images,
+    )
     assert (found.n_judged, found.flips, found.largest_score_difference) == (2, 1, 0.0)
     assert found.auroc is None
 
 
 @given(st.lists(st.floats(0, 4), min_size=1, max_size=20))
 def test_a_model_compared_with_itself_differs_in_nothing(scores: list[float]) -> None:
-    judged = Judged(1.0, tuple(scores), tuple(ANOMALOUS if score > 1 else NORMAL for score in scores))
-    images = CertifiedWith(good=[Path(__file__)] * len(scores))
+    judged = PrecisionVerdicts(1.0, tuple(scores), tuple(ANOMALOUS if score > 1 else NORMAL for score in scores))
+    images = CertificationImages(good=[Path(__file__)] * len(scores))
     found = compared(judged, judged, images)
     assert (found.flips, found.n_judged, found.largest_score_difference) == (0, len(scores), 0.0)
 

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import ExifTags, Image
 
-from bank_tools.bank.build import Recipe
+from bank_tools.bank.recipe import Recipe
 from edge_uad.errors import BankError, FrameError, UsageError
 from edge_uad.inference.bank import PatchBank
 from edge_uad.inference.preprocess import Preprocessor

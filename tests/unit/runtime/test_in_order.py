@@ -135,7 +135,7 @@ def test_images_looked_at_several_at_a_time_have_the_bits_of_each_alone(
         return frames_of(recorded_source(str(good_parts))[0])
 
     alone = [embedder.embed(frame.image) for frame in frames() if isinstance(frame, Frame)]
-    together = embed_all(frames(), on_one_core, None, SilentProgress(), workers=workers).seen
+    together = embed_all(frames(), on_one_core, None, SilentProgress(), workers=workers).embeddings
     assert len(together) == len(alone) > 2
     for one, other in zip(together, alone, strict=True):
         np.testing.assert_array_equal(one.embedding.tokens, other.embedding.tokens)

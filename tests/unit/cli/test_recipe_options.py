@@ -1,0 +1,81 @@
+"""build-bank, evaluate and ablate have one set of recipe options, whose defaults are the recipe's."""
+
+from collections.abc import Callable
+from dataclasses import fields, replace
+from typing import Annotated
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from bank_tools.bank.recipe import Recipe, recipe_for
+from edge_uad.cli import app
+from edge_uad.cli.ablate import ablate
+from edge_uad.cli.build_bank import build_bank
+from edge_uad.cli.evaluate import evaluate
+from edge_uad.cli.options import MachineOptions, RecipeOptions, recipe_of, with_option_groups
+from edge_uad.errors import UsageError
+from edge_uad.records import Geometry
+from tests.fakes import FakeBackbone
+
+CARD = FakeBackbone().card
+NOT_DEFAULT = {
+    "coreset": 0.3,
+    "bpm_kernel": 3,
+    "bpm_threshold": 0.2,
+    "top_ratio": 0.5,
+    "neighbours": 4,
+    "geometry": Geometry.PAPER,
+    "roi": "1,2,30,40",
+    "false_alarm_rate": 0.2,
+    "seed": 9,
+}
+
+
+def test_the_options_defaults_are_the_recipes() -> None:
+    assert recipe_of(CARD, RecipeOptions(), MachineOptions()) == recipe_for(CARD)
+
+
+@pytest.mark.parametrize("name", [field.name for field in fields(RecipeOptions)])
+def test_every_option_changes_one_field_of_the_recipe(name: str) -> None:
+    changed = recipe_of(CARD, replace(RecipeOptions(), **{name: NOT_DEFAULT[name]}), MachineOptions())
+    field = {"coreset": "coreset_ratio"}.get(name, name)
+    value = (1, 2, 30, 40) if name == "roi" else NOT_DEFAULT[name]
+    expected: dict[str, object] = {field: value}
+    assert changed == replace(recipe_for(CARD), **expected) != recipe_for(CARD)
+
+
+def test_where_it_runs_reaches_the_recipe() -> None:
+    recipe = recipe_of(CARD, RecipeOptions(), MachineOptions(threads=3, search_device="gpu"), reduced_decode=True)
+    assert recipe == Recipe(
+        bpm_kernel=1, top_ratio=CARD.top_ratio, search_threads=3, search_device="gpu", reduced_decode=True
+    )
+
+
+@pytest.mark.parametrize("command", [build_bank, evaluate, ablate], ids=lambda command: command.__name__)
+def test_each_command_offers_every_option(command: Callable[..., None]) -> None:
+    name = command.__name__.replace("_", "-")
+    described = CliRunner().invoke(app, [name, "--help"], env={"COLUMNS": "300"}).output
+    for field in (*fields(RecipeOptions), *fields(MachineOptions)):
+        assert f"--{field.name.replace('_', '-')} " in described
+
+
+def test_a_region_of_interest_that_is_none_is_refused_before_any_work() -> None:
+    with pytest.raises(UsageError, match="--roi is '1,2,3'"):
+        RecipeOptions(roi="1,2,3")
+
+
+def test_a_command_is_called_with_the_groups_filled_from_its_options() -> None:
+    given: list[object] = []
+
+    @with_option_groups
+    def command(
+        path: str, *, recipe: RecipeOptions, machine: MachineOptions, plain: Annotated[int, typer.Option()] = 5
+    ) -> None:
+        given.extend([path, recipe, machine, plain])
+
+    single = typer.Typer()
+    single.command()(command)
+    done = CliRunner().invoke(single, ["p", "--coreset", "0.7", "--threads", "2", "--geometry", "cifar"])
+    assert done.exit_code == 0, done.output
+    assert given == ["p", RecipeOptions(coreset=0.7, geometry=Geometry.CIFAR), MachineOptions(threads=2), 5]
