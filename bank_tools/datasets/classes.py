@@ -10,8 +10,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from bank_tools.datasets.folders import counted, listed, pictures, subfolders
+from bank_tools.datasets.folders import pictures, subfolders
 from bank_tools.datasets.records import Category, ImageFile, ImageOrigin, Layout, Sample
+from bank_tools.datasets.wording import counted, listed
 from edge_uad.errors import UsageError
 
 SPLITS = (("one_class_train", "one_class_test"), ("train", "test"))

@@ -1,16 +1,18 @@
 """Folders of pictures and of masks, as samples."""
 
 import re
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 
 from bank_tools.datasets.records import GOOD, ImageFile, Sample
+from bank_tools.datasets.wording import counted, listed
 from edge_uad.errors import UsageError
 from edge_uad.sources.decode import SUFFIXES
 from edge_uad.sources.folder import natural_key
 
-NO_MASKS: Mapping[str, Path] = MappingProxyType({})
+NO_MASKS: Mapping[Path, Path] = MappingProxyType({})
 _MASK_ENDING = re.compile(r"_mask$")
 
 
@@ -53,46 +55,46 @@ def samples(
     root: Path,
     kind: str = GOOD,
     anomalous: bool = False,
-    masks: Mapping[str, Path] = NO_MASKS,
+    masks: Mapping[Path, Path] = NO_MASKS,
 ) -> list[Sample]:
-    """A sample for each file, named by its path below the root; masks are found by the file's stem."""
+    """A sample for each file, named by its path below the root; masks by the file."""
     return [
         Sample(
             name=file.relative_to(root).as_posix(),
             kind=kind,
             anomalous=anomalous,
             origin=ImageFile(file),
-            mask_path=masks.get(file.stem),
+            mask_path=masks.get(file),
         )
         for file in files
     ]
 
 
-def masks_by_stem(folder: Path) -> dict[str, Path]:
-    """A folder's masks by the stem of their image: ``003.png`` and ``003_mask.png`` are both for ``003``."""
-    return {_MASK_ENDING.sub("", file.stem): file for file in pictures(folder)}
+def match_masks(masks: Sequence[Path], files: Sequence[Path], *, where: str) -> tuple[dict[Path, Path], list[str]]:
+    """Each image's mask by the stem: ``003_mask.png`` or else ``003.png`` is for ``003``.
 
+    Args:
+        masks: the files of masks.
+        files: the images.
+        where: how warnings name the folder of the masks.
 
-def orphans(masks: Mapping[str, Path], files: Sequence[Path], *, where: str) -> list[str]:
-    """A warning where masks have no image."""
+    Returns:
+        Mask by image, and a warning each for masks without an image and for masks of an image that has one already.
+    """
+    by_stem: defaultdict[str, list[Path]] = defaultdict(list)
+    for mask in sorted(masks, key=lambda path: not _MASK_ENDING.search(path.stem)):
+        by_stem[_MASK_ENDING.sub("", mask.stem)].append(mask)
     stems = {file.stem for file in files}
-    lost = [mask.name for stem, mask in masks.items() if stem not in stems]
-    if not lost:
-        return []
-    return [
-        f"{where}: {counted(lost, 'mask')} {'has' if len(lost) == 1 else 'have'} no image and "
-        f"{'is' if len(lost) == 1 else 'are'} left out: {listed(lost)}"
-    ]
-
-
-def counted(things: Sequence[object], noun: str) -> str:
-    """``1 mask``, ``3 masks``."""
-    return f"{len(things)} {noun}" + ("" if len(things) == 1 else "s")
-
-
-def listed(names: Sequence[str], at_most: int = 4) -> str:
-    """The first few names, and that there are more."""
-    return ", ".join(names[:at_most]) + (", …" if len(names) > at_most else "")
+    lost = [mask.name for stem, those in by_stem.items() if stem not in stems for mask in those]
+    second = [mask.name for stem, those in by_stem.items() if stem in stems for mask in those[1:]]
+    warnings = []
+    if lost:
+        warnings.append(f"{where}: {counted(lost, 'mask')} without image, left out: {listed(lost)}")
+    if second:
+        warnings.append(
+            f"{where}: {counted(second, 'mask')} of an image that has another mask, left out: {listed(second)}"
+        )
+    return {file: by_stem[file.stem][0] for file in files if file.stem in by_stem}, warnings
 
 
 def _listed(folder: Path) -> list[Path]:

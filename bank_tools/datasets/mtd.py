@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from bank_tools.datasets.folders import orphans, pictures, samples, subfolders
+from bank_tools.datasets.folders import match_masks, pictures, samples, subfolders
 from bank_tools.datasets.records import Category, Layout, Sample
 
 PREFIX = "MT_"
@@ -40,19 +40,25 @@ def read(root: Path) -> list[Category]:
     warnings: list[str] = []
     test: list[Sample] = []
     good, held_out = seeded_split(_photographs(root / FREE), share=GOOD_SHARE, seed=SPLIT_SEED)
-    test += samples(held_out, root=root)
+    free_masks, odd = match_masks(_masks(root / FREE), _photographs(root / FREE), where=f"{FREE}/{IMAGES}")
+    warnings += odd
+    test += samples(held_out, root=root, masks=free_masks)
     for folder in subfolders(root):
         if folder.name.startswith(PREFIX) and folder.name != FREE:
             kind = folder.name.removeprefix(PREFIX).lower()
             files = _photographs(folder)
-            masks = {file.stem: file for file in pictures(folder / IMAGES) if file.suffix.lower() == ".png"}
-            warnings += orphans(masks, files, where=f"{folder.name}/{IMAGES}")
+            masks, odd = match_masks(_masks(folder), files, where=f"{folder.name}/{IMAGES}")
+            warnings += odd
             test += samples(files, root=root, kind=kind, anomalous=True, masks=masks)
     return [Category(name="tiles", good=tuple(samples(good, root=root)), test=tuple(test), warnings=tuple(warnings))]
 
 
 def _photographs(folder: Path) -> list[Path]:
     return [file for file in pictures(folder / IMAGES) if file.suffix.lower() != ".png"]
+
+
+def _masks(folder: Path) -> list[Path]:
+    return [file for file in pictures(folder / IMAGES) if file.suffix.lower() == ".png"]
 
 
 def seeded_split(items: Sequence[Path], *, share: float, seed: int) -> tuple[list[Path], list[Path]]:

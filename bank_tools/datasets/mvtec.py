@@ -11,7 +11,7 @@
 
 from pathlib import Path
 
-from bank_tools.datasets.folders import categories_of, masks_by_stem, orphans, pictures, samples, subfolders
+from bank_tools.datasets.folders import categories_of, match_masks, pictures, samples, subfolders
 from bank_tools.datasets.records import GOOD, Category, Layout, Sample
 
 EXPECTED = """\
@@ -87,10 +87,12 @@ def read_kind(folder: Path, masks_folder: Path, *, category: Path, good: str) ->
     files = pictures(folder)
     where = category.resolve().name
     warnings = [] if files else [f"{where}/{folder.relative_to(category).as_posix()}: the folder holds no image"]
+    masks, odd = match_masks(
+        pictures(masks_folder), files, where=f"{where}/{masks_folder.relative_to(category).as_posix()}"
+    )
+    warnings += odd
     if folder.name == good:
-        return samples(files, root=category), warnings
-    masks = masks_by_stem(masks_folder)
-    warnings += orphans(masks, files, where=f"{where}/{masks_folder.relative_to(category).as_posix()}")
+        return samples(files, root=category, masks=masks), warnings
     return samples(files, root=category, kind=folder.name, anomalous=True, masks=masks), warnings
 
 

@@ -6,8 +6,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from bank_tools.datasets import casting, cifar, classes, mtd, mvtec, textiles, visa
-from bank_tools.datasets.folders import counted, listed, pictures, subfolders
+from bank_tools.datasets.folders import pictures, subfolders
 from bank_tools.datasets.records import Category, Dataset, Layout, Sample
+from bank_tools.datasets.wording import counted, listed, valid_utf8
 from edge_uad.errors import UsageError
 
 AUTO = "auto"
@@ -55,19 +56,34 @@ def read_dataset(root: Path, *, layout: str = AUTO, categories: Sequence[str] | 
 
 def _read(root: Path, layout: Layout, wanted: Sequence[str] | None) -> Dataset:
     dataset = Dataset(
-        name=root.resolve().name,
+        name=valid_utf8(root.resolve().name),
         root=root,
         layout=layout.name,
-        categories=tuple(layout.read(root)),
+        categories=tuple(map(_with_valid_names, layout.read(root))),
         labelled_classes=layout.labelled_classes,
     )
     if wanted is not None:
-        dataset = dataset.only(wanted)
+        dataset = dataset.only([valid_utf8(name) for name in wanted])
     checked = (
-        replace(category, warnings=tuple(oddities(category, root=root, labelled_classes=layout.labelled_classes)))
-        for category in dataset.categories
+        _checked(category, root=root, labelled_classes=layout.labelled_classes) for category in dataset.categories
     )
     return replace(dataset, categories=tuple(checked))
+
+
+def _with_valid_names(category: Category) -> Category:
+    """The category with names that JSON, HTML and the terminal can hold; a file's name may be any bytes."""
+    return Category(
+        name=valid_utf8(category.name),
+        good=tuple(map(_with_valid_name, category.good)),
+        test=tuple(map(_with_valid_name, category.test)),
+        warnings=tuple(map(valid_utf8, category.warnings)),
+    )
+
+
+def _with_valid_name(sample: Sample) -> Sample:
+    if sample.name.isascii() and sample.kind.isascii():
+        return sample
+    return replace(sample, name=valid_utf8(sample.name), kind=valid_utf8(sample.kind))
 
 
 def _candidates(name: str) -> tuple[Layout, ...]:
@@ -101,8 +117,8 @@ def _wrong_tree(root: Path, asked: Sequence[Layout]) -> str:
     return f"{problem}\n\n{two_columns('expected', expected, 'found', drawn(root))}"
 
 
-def oddities(category: Category, *, root: Path, labelled_classes: bool) -> list[str]:
-    """Sentences for the user.
+def _checked(category: Category, *, root: Path, labelled_classes: bool) -> Category:
+    """The category with warnings of what costs a metric.
 
     Raises:
         UsageError: no good image to learn from, or nothing to score.
@@ -125,7 +141,10 @@ def oddities(category: Category, *, root: Path, labelled_classes: bool) -> list[
         warnings.append(
             f"{category.name}: every test image is anomalous; AUROC and the false-alarm rate cannot be computed"
         )
-    return warnings if labelled_classes else warnings + _without_masks(category.name, anomalous)
+    if not labelled_classes:
+        warnings += _without_masks(category.name, anomalous)
+        warnings += _shared_masks(category)
+    return replace(category, warnings=tuple(warnings))
 
 
 def _without_masks(category: str, anomalous: list[Sample]) -> list[str]:
@@ -142,6 +161,17 @@ def _without_masks(category: str, anomalous: list[Sample]) -> list[str]:
         f"{'counts' if len(names) == 1 else 'count'} in the image metrics alone: {listed(names)}"
         for kind, names in by_kind.items()
     ]
+
+
+def _shared_masks(category: Category) -> list[str]:
+    by_mask: defaultdict[Path, list[str]] = defaultdict(list)
+    for sample in category.test:
+        if sample.mask_path is not None:
+            by_mask[sample.mask_path].append(sample.name)
+    names = [name for those in by_mask.values() if len(those) > 1 for name in those]
+    if not names:
+        return []
+    return [f"{category.name}: {counted(names, 'image')} with a mask that is another image's too: {listed(names)}"]
 
 
 def two_columns(left_title: str, left: str, right_title: str, right: str) -> str:

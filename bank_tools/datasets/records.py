@@ -8,9 +8,11 @@ from typing import Protocol
 
 import numpy as np
 
-from edge_uad.errors import FrameError, UsageError
-from edge_uad.records import Bool, UInt8
-from edge_uad.sources.decode import decode_image, read_bytes, read_image
+from bank_tools.datasets.masks import Mask, MaskError, MaskOddity, read_mask
+from edge_uad.errors import UsageError
+from edge_uad.records import UInt8
+from edge_uad.sources.decode import read_bytes, read_image
+from edge_uad.sources.folder import part_name
 
 GOOD = "good"
 """The kind of an image without anomaly, whatever its folder is called."""
@@ -80,7 +82,8 @@ class Sample:
     anomalous: bool
     origin: ImageOrigin
     mask_path: Path | None = None
-    """White on black, where the anomaly is; None for a good image and for one that nobody has outlined."""
+    """Marks the defects, see :mod:`bank_tools.datasets.masks`; None for an anomalous image without outline, and for
+    most good ones."""
 
     def image(self) -> UInt8:
         """uint8 (H, W, 3), RGB.
@@ -98,29 +101,27 @@ class Sample:
         """
         return self.origin.digest()
 
-    def mask(self, image_hw: tuple[int, int]) -> Bool | None:
-        """Which pixels are anomalous: what is not black in the mask's file.
+    def mask(self, image_hw: tuple[int, int]) -> Mask | None:
+        """Which pixels are defects.
 
         Args:
             image_hw: the image's height and width, which the mask must have as well.
 
         Returns:
-            bool (H, W); all False for a good image, None for an anomalous one without a mask.
+            None for an anomalous image without a mask; without defects for a good image.
 
         Raises:
-            FrameError: the mask cannot be read, or has another size than the image.
+            MaskError: the mask cannot be read, has another size than the image, or contradicts the image's label.
         """
         if self.mask_path is None:
-            return None if self.anomalous else np.zeros(image_hw, np.bool_)
-        try:
-            mask: Bool = np.any(decode_image(read_bytes(self.mask_path)), axis=2)
-        except FrameError as error:
-            raise FrameError(f"the mask {self.mask_path.name} cannot be read: {error}") from error
-        if mask.shape != image_hw:
-            raise FrameError(
-                f"the mask {self.mask_path.name} is {mask.shape[1]}×{mask.shape[0]} pixels, "
-                f"its image is {image_hw[1]}×{image_hw[0]}"
-            )
+            return None if self.anomalous else Mask(np.zeros(image_hw, np.bool_))
+        mask = read_mask(self.mask_path)
+        name = part_name(self.mask_path, self.mask_path.parent)
+        height, width = mask.defect.shape
+        if (height, width) != image_hw:
+            raise MaskError(MaskOddity.WRONG_SIZE, name, f"{width}×{height}, the image is {image_hw[1]}×{image_hw[0]}")
+        if self.anomalous != mask.defect.any():
+            raise MaskError(MaskOddity.ALL_BLACK if self.anomalous else MaskOddity.ON_GOOD, name)
         return mask
 
 

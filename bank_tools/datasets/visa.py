@@ -8,8 +8,8 @@ import csv
 from collections import defaultdict
 from pathlib import Path
 
-from bank_tools.datasets.folders import counted, listed
 from bank_tools.datasets.records import GOOD, Category, ImageFile, Layout, Sample
+from bank_tools.datasets.wording import counted, listed
 from edge_uad.errors import UsageError
 
 SPLIT = Path("split_csv") / "1cls.csv"
@@ -70,7 +70,7 @@ def _category(root: Path, name: str, rows: list[dict[str, str]]) -> Category:
                 kind=ANOMALY if anomalous else GOOD,
                 anomalous=anomalous,
                 origin=ImageFile(image),
-                mask_path=_inside(root, row["mask"]) if anomalous else None,
+                mask_path=_inside(root, row["mask"]),
             )
         )
     warnings = (

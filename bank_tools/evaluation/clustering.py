@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from bank_tools.datasets import Category
+from bank_tools.datasets.wording import counted, listed
 from bank_tools.evaluation.detection import EvaluationContext, draw_samples
 from bank_tools.evaluation.distance_table import distances_of
 from bank_tools.metrics.image import ClusteringMetrics, clustering_metrics
@@ -100,13 +101,13 @@ def _features(
     table = context.search(good, category.test)
     found: dict[str, list[Float32]] = {name: [] for name in (ALL, MAX, *map(_top, top_ratios))}
     kinds: list[str] = []
-    warnings: list[str] = []
+    unused: list[str] = []
     with context.progress.step("clustering", len(category.test), "images") as done:
         for sample, row in zip(category.test, table.test, strict=True):
             try:
                 image = context.sample_embedder.embed(sample)
             except FrameError as error:
-                warnings.append(f"{category.name}: {sample.name} stays out of the clustering: {error}")
+                unused.append(f"{sample.name} ({error})")
             else:
                 distances = distances_of(row, context.grid_hw)
                 tokens = image.embedding.tokens
@@ -118,6 +119,11 @@ def _features(
             done(1)
     if len(kinds) < len({sample.kind for sample in category.test}):
         raise UsageError(f"{category.name}: {len(kinds)} usable test images are fewer than its kinds")
+    warnings = []
+    if unused:
+        warnings.append(
+            f"{category.name}: {counted(unused, 'test image')} left out of the clustering: {listed(unused)}"
+        )
     return {name: np.stack(rows) for name, rows in found.items()}, kinds, warnings
 
 

@@ -1,14 +1,15 @@
 """The detection tasks of ALGORITHM §6: products one by one, all in one bank, few good images."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from bank_tools.datasets import Category, Dataset, Sample
+from bank_tools.datasets.wording import counted, listed
 from bank_tools.evaluation.distance_table import DistanceTable, decision_of, distances_of, measure
 from bank_tools.evaluation.embedding import SampleEmbedder
-from bank_tools.evaluation.localisation import pixel_result
+from bank_tools.evaluation.localisation import localise
 from bank_tools.evaluation.step_cache import StepCache
 from bank_tools.evaluation.variant import Variant
 from bank_tools.metrics.image import ImageMetrics, LineMetrics, image_metrics, line_metrics
@@ -54,6 +55,10 @@ class CategoryResult:
     pixel: PixelResult | None
     judged: tuple[Judged, ...]
     warnings: tuple[str, ...]
+    skipped_good: tuple[tuple[str, str], ...] = ()
+    """Good images that could not be learned, and why."""
+    odd_masks: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    """Images whose mask is odd or could not be compared, by the reason."""
 
     @property
     def n_invalid(self) -> int:
@@ -208,10 +213,10 @@ def _result(category: Category, table: DistanceTable, context: EvaluationContext
     judged = _judged(category, table, context, threshold)
     scored = [one for one in judged if one.score is not None]
     warnings = [*category.warnings, *_oddities(category, table, judged)]
-    pixel = None
-    if context.pixels and any(sample.mask_path for sample in category.test):
-        pixel, odd = pixel_result(category, table, context.sample_embedder.embedder, context.steps, context.progress)
-        warnings += odd
+    found = None
+    if context.pixels and any(sample.anomalous and sample.mask_path for sample in category.test):
+        found = localise(category, table, context.sample_embedder.embedder, context.steps, context.progress)
+        warnings += found.warnings
     return CategoryResult(
         name=category.name,
         n_good=table.n_good,
@@ -220,9 +225,11 @@ def _result(category: Category, table: DistanceTable, context: EvaluationContext
         threshold=threshold,
         image=image_metrics([one.sample.anomalous for one in scored], [one.score or 0.0 for one in scored]),
         line=None if threshold is None else _line(judged),
-        pixel=pixel,
+        pixel=None if found is None else found.result,
         judged=tuple(judged),
         warnings=tuple(warnings),
+        skipped_good=table.skipped,
+        odd_masks={} if found is None else found.odd_masks,
     )
 
 
@@ -248,9 +255,14 @@ def _line(judged: Sequence[Judged]) -> LineMetrics:
 
 
 def _oddities(category: Category, table: DistanceTable, judged: Sequence[Judged]) -> list[str]:
-    odd = [f"{category.name}: the good image {name} cannot be used: {reason}" for name, reason in table.skipped]
-    return odd + [
-        f"{category.name}: {one.sample.name} cannot be judged and counts as rejected: {one.reason}"
-        for one in judged
-        if one.score is None
-    ]
+    skipped = [f"{name} ({reason})" for name, reason in table.skipped]
+    invalid = [f"{one.sample.name} ({one.reason})" for one in judged if one.score is None]
+    odd = []
+    if skipped:
+        odd.append(f"{category.name}: {counted(skipped, 'good image')} not learned: {listed(skipped)}")
+    if invalid:
+        odd.append(
+            f"{category.name}: {counted(invalid, 'test image')} that cannot be judged, counted as rejected: "
+            f"{listed(invalid)}"
+        )
+    return odd

@@ -1,5 +1,6 @@
 """A bank of good samples held against test samples: the search, done once; every number is derived from its table."""
 
+import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 
@@ -221,25 +222,24 @@ def _to_tensors(table: DistanceTable) -> Tensors:
         "test": table.test,
         "calibration": table.calibration,
         "numbers": np.asarray([ratio, table.n_patches, table.n_good], np.float64),
-        "reasons": _bytes("\0".join(table.reasons)),
-        "skipped": _bytes("\0".join(text for pair in table.skipped for text in pair)),
+        "reasons": _json_bytes(table.reasons),
+        "skipped": _json_bytes(table.skipped),
     }
 
 
 def _from_tensors(key: str, tensors: Tensors) -> DistanceTable:
     ratio, n_patches, n_good = tensors["numbers"].tolist()
-    skipped = tensors["skipped"].tobytes().decode().split("\0")
     return DistanceTable(
         key=key,
         test=tensors["test"],
-        reasons=tuple(tensors["reasons"].tobytes().decode().split("\0")),
+        reasons=tuple(json.loads(tensors["reasons"].tobytes())),
         calibration=tensors["calibration"],
         foreground_ratio=None if np.isnan(ratio) else ratio,
         n_patches=int(n_patches),
         n_good=int(n_good),
-        skipped=tuple(zip(skipped[::2], skipped[1::2], strict=True)) if len(skipped) > 1 else (),
+        skipped=tuple((name, reason) for name, reason in json.loads(tensors["skipped"].tobytes())),
     )
 
 
-def _bytes(text: str) -> UInt8:
-    return np.array(list(text.encode()), np.uint8)
+def _json_bytes(value: object) -> UInt8:
+    return np.frombuffer(json.dumps(value).encode(), np.uint8)

@@ -2,12 +2,14 @@
 
 import hashlib
 import json
-from collections.abc import Iterator
-from dataclasses import asdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
 
 import numpy as np
 
 from bank_tools.datasets import Category, Sample
+from bank_tools.datasets.masks import MaskError, MaskOddities
+from bank_tools.datasets.wording import counted, listed
 from bank_tools.evaluation.distance_table import DistanceTable, content_digest, distances_of
 from bank_tools.evaluation.step_cache import StepCache, digest_of
 from bank_tools.metrics.pixel import GoodHeat, PixelMetrics, PixelResult
@@ -18,36 +20,59 @@ from edge_uad.inference.scoring import heatmap
 from edge_uad.progress import Progress
 from edge_uad.records import Float32, UInt8
 
-_MASKS_READ = "masks 1"
+_MASKS_READ = "masks 2"
 """Changed when masks are compared differently, so that an older step is not taken for this one."""
+NOT_READ_AGAIN = "that could be scored and not be read again, left out of the pixel metrics"
 
 
-def pixel_result(
+@dataclass(frozen=True, slots=True)
+class Localisation:
+    """One category's pixel metrics, and the images that are not in them."""
+
+    result: PixelResult
+    warnings: tuple[str, ...]
+    odd_masks: Mapping[str, Sequence[str]]
+    """Images whose mask is odd or could not be compared, by the reason."""
+
+
+def localise(
     category: Category, table: DistanceTable, embedder: Embedder, steps: StepCache, progress: Progress
-) -> tuple[PixelResult, list[str]]:
-    """Pixel metrics of one category, and what was odd; or what an earlier run found.
+) -> Localisation:
+    """Compare heat with masks, or read what an earlier run found.
 
     Good images and outlined ones count; an image without a mask, and one that could not be judged, do not.
     """
     key = digest_of([_MASKS_READ, table.key, category.name, [_mask_digest(sample) for sample in category.test]])
     kept = steps.get(key)
-    if kept is not None:
-        found = json.loads(kept["json"].tobytes())
-        return PixelResult(**found["result"]), found["odd"]
+    if kept is None:
+        found = _localise(category, table, embedder, progress)
+        text = json.dumps(asdict(found))
+        steps.put(key, {"json": np.frombuffer(text.encode(), np.uint8)})
+        return found
+    fields = json.loads(kept["json"].tobytes())
+    return Localisation(PixelResult(**fields["result"]), tuple(fields["warnings"]), fields["odd_masks"])
+
+
+def _localise(category: Category, table: DistanceTable, embedder: Embedder, progress: Progress) -> Localisation:
     metrics = PixelMetrics()
-    odd: list[str] = []
+    masks = MaskOddities()
+    unread: list[str] = []
     with progress.step("localising", len(category.test), "images") as done:
         for sample, row, reason in zip(category.test, table.test, table.reasons, strict=True):
             if not reason:
                 try:
-                    _add(metrics, sample, row, embedder)
+                    _add(metrics, sample, row, embedder, masks)
+                except MaskError as error:
+                    masks.refuse(sample.name, error)
                 except FrameError as error:
-                    odd.append(f"{category.name}: {sample.name} stays out of the pixel metrics: {error}")
+                    unread.append(f"{sample.name} ({error})")
             done(1)
-    result = metrics.result(_heat_threshold(table, embedder))
-    text = json.dumps({"result": asdict(result), "odd": odd})
-    steps.put(key, {"json": np.array(list(text.encode()), np.uint8)})
-    return result, odd
+    odd: dict[str, Sequence[str]] = {str(oddity): names for oddity, names in masks.names.items()}
+    warnings = masks.sentences(category.name)
+    if unread:
+        odd[NOT_READ_AGAIN] = unread
+        warnings.append(f"{category.name}: {counted(unread, 'image')} {NOT_READ_AGAIN}: {listed(unread)}")
+    return Localisation(metrics.result(_heat_threshold(table, embedder)), tuple(warnings), odd)
 
 
 def heat_of(row: Float32, image: UInt8, embedder: Embedder) -> Float32:
@@ -55,11 +80,12 @@ def heat_of(row: Float32, image: UInt8, embedder: Embedder) -> Float32:
     return heat_on_image(_heat(row, embedder), image.shape[:2], embedder.preprocessor.placement(image.shape[:2]))
 
 
-def _add(metrics: PixelMetrics, sample: Sample, row: Float32, embedder: Embedder) -> None:
+def _add(metrics: PixelMetrics, sample: Sample, row: Float32, embedder: Embedder, masks: MaskOddities) -> None:
     image = sample.image()
     mask = sample.mask((image.shape[0], image.shape[1]))
     if mask is not None:
-        metrics.add(heat_of(row, image, embedder), mask)
+        masks.add(sample.name, mask)
+        metrics.add(heat_of(row, image, embedder), mask.defect)
 
 
 def _heat(row: Float32, embedder: Embedder) -> Float32:

@@ -162,6 +162,8 @@ def category_json(result: CategoryResult) -> dict[str, Any]:
         "image": asdict(result.image),
         "line": asdict(result.line) if result.line else None,
         "pixel": asdict(result.pixel) if result.pixel else None,
+        "skipped_good": [{"name": name, "reason": reason} for name, reason in result.skipped_good],
+        "odd_masks": {reason: list(names) for reason, names in result.odd_masks.items()},
         "samples": [_sample_json(one) for one in result.judged],
     }
 

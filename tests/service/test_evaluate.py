@@ -1,12 +1,15 @@
 """``edge-uad evaluate`` and ``ablate``, run as processes on small drawn datasets."""
 
+import html
 import json
+import os
 import shutil
 import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -223,27 +226,69 @@ def test_an_ablation_that_cannot_be_is_refused_before_any_work(
     assert "image AUROC" not in done.stderr
 
 
-def test_what_is_odd_in_a_tree_is_told_and_never_counted_as_zero(tree: Path, tiny_model: Path, tmp_path: Path) -> None:
-    odd = tmp_path / "odd"
+def test_what_is_odd_is_counted_on_the_terminal_in_the_json_and_in_the_report(
+    tree: Path, tiny_model: Path, tmp_path: Path
+) -> None:
+    odd, out = tmp_path / "odd", tmp_path / "out"
     shutil.copytree(tree, odd)
-    shutil.rmtree(odd / "nut/test/scratch")
-    shutil.rmtree(odd / "nut/test/dark")
-    shutil.rmtree(odd / "nut/ground_truth")
+    for emptied in ("nut/test/scratch", "nut/test/dark", "nut/ground_truth"):
+        shutil.rmtree(odd / emptied)
+    masks = odd / "ring/ground_truth/scratch"
+    outline = np.asarray(Image.open(masks / "0_mask.png"))
     (odd / "ring/test/scratch/0.png").write_bytes(b"no picture")
-    Image.new("L", (8, 8), 255).save(odd / "ring/ground_truth/scratch/1_mask.png")
-    done = edge_uad("evaluate", odd, "--backbone", tiny_model, "--out", tmp_path / "out", "--false-alarm-rate", 0.2)
-    nut, ring = results(tmp_path / "out")["results"]
+    Image.new("L", (8, 8), 255).save(masks / "1_mask.png")
+    Image.new("L", outline.shape, 0).save(masks / "2_mask.png")
+    masks = odd / "ring/ground_truth/dark"
+    (masks / "0_mask.png").unlink()
+    Image.fromarray(outline).save(masks / "0_mask.jpg", quality=60)
+    Image.fromarray(np.dstack([np.zeros_like(outline)] * 3 + [outline])).save(masks / "1_mask.png")
+    Image.fromarray((outline > 0).astype(np.uint16)).save(masks / "2_mask.png")
+    shutil.copy(odd / "ring/test/dark/2.png", odd / "ring/test/dark/2.bmp")
+    (odd / "ring/ground_truth/good").mkdir()
+    Image.fromarray(outline).save(odd / "ring/ground_truth/good/0.png")
+    done = edge_uad("evaluate", odd, "--backbone", tiny_model, "--out", out, "--false-alarm-rate", 0.2)
+    nut, ring = results(out)["results"]
     assert nut["image"]["auroc"] is None
     assert nut["pixel"] is None
     assert ring["n_invalid"] == 1
-    assert ring["pixel"]["n_images"] == 7
+    # of ten images one is unreadable, one mask has another size, one is black, one lies over a good image
+    assert ring["pixel"]["n_images"] == 6
+    assert ring["pixel"]["n_regions"] == 4
     by_name = {one["name"]: one for one in ring["samples"]}
     assert by_name["test/scratch/0.png"]["decision"] == "invalid"
     assert by_name["test/scratch/0.png"]["score"] is None
-    assert "test/scratch/0.png cannot be judged and counts as rejected" in done.stderr
-    assert "test/scratch/1.png stays out of the pixel metrics" in done.stderr
+    page = html.unescape((out / "report.html").read_text(encoding="utf-8"))
+    for sentence in (
+        "nut: no test image is anomalous",
+        "ring: 1 test image that cannot be judged, counted as rejected: test/scratch/0.png (",
+        "ring: 2 images with a mask that is another image's too: test/dark/2.bmp, test/dark/2.png",
+        "ring: 1 mask of another size than the image, left out of the pixel metrics: test/scratch/1.png (8×8, ",
+        "ring: 1 mask all black on an anomalous image, left out of the pixel metrics: test/scratch/2.png",
+        "ring: 1 mask with defects on a good image, left out of the pixel metrics: test/good/0.png",
+        "ring: 1 mask in a lossy format, thresholded at half (",
+        "ring: 1 mask with the outline in the alpha channel alone, read from there: test/dark/1.png",
+    ):
+        assert any(line.startswith(f"warning: {sentence}") for line in done.stderr.splitlines()), sentence
+        assert any(warning.startswith(sentence) for warning in results(out)["warnings"]), sentence
+        assert sentence in page
+    assert ring["odd_masks"]["all black on an anomalous image, left out of the pixel metrics"] == ["test/scratch/2.png"]
     mean = next(line for line in done.stdout.splitlines() if line.startswith("mean"))
     assert f"{ring['image']['auroc']:.4f}" in mean
+
+
+def test_names_of_any_bytes_end_no_evaluation(tree: Path, tiny_model: Path, tmp_path: Path) -> None:
+    """A damaged good image, a damaged test image and a category, each with a name that is no UTF-8."""
+    odd, out = tmp_path / "odd", tmp_path / "out"
+    name = os.fsdecode(b"\xff\x1b[2J\n")
+    shutil.copytree(tree / "ring", odd / f"ring{name}")
+    (odd / f"ring{name}" / "train/good" / f"{name}.png").write_bytes(b"no picture")
+    (odd / f"ring{name}" / "test/dark" / f"{name}.png").write_bytes(b"no picture")
+    done = edge_uad("evaluate", odd, "--backbone", tiny_model, "--out", out, "--false-alarm-rate", 0.2)
+    [ring] = results(out)["results"]
+    assert ring["name"] == "ring\ufffd\x1b[2J\n"
+    assert [one["name"] for one in ring["skipped_good"]] == ["train/good/\ufffd\x1b[2J\n.png"]
+    assert "1 good image not learned" in done.stderr
+    assert "1 good image not learned" in (out / "report.html").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize(
