@@ -1,4 +1,4 @@
-"""Scores of good images as if the bank had never seen them: where the threshold comes from.
+"""Cross-fitted scores of the good images, from which the threshold is taken.
 
 Leaving an image's patches out of the finished coreset would not do: the coreset holds exactly those of its patches
 that lie far from all others, and no substitutes for them, so that the image would score against holes of its own
@@ -23,7 +23,7 @@ FEWEST_FOLDS = 5
 IMAGES_IN_ALL_FOLDS = 1000
 
 Search = Callable[[ForegroundEmbedding], PatchDistances]
-"""An image's patches against some bank."""
+"""Searches the patches of an image in a bank."""
 
 
 @dataclass(frozen=True, slots=True)

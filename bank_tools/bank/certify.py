@@ -1,4 +1,4 @@
-"""What a lower precision does to the verdicts: two banks of the same good parts, one per model, side by side."""
+"""Parity of a lower precision with fp32: banks of the same good parts from both models, their verdicts compared."""
 
 import hashlib
 from collections.abc import Sequence
@@ -29,7 +29,7 @@ GOOD_FOLDER = "good"
 
 @dataclass(frozen=True, slots=True)
 class PrecisionVerdicts:
-    """One model's answers, in an order that is the same for every model."""
+    """The scores and decisions of one model, in an order that is the same for every model."""
 
     threshold: float
     scores: tuple[float | None, ...]
@@ -39,7 +39,7 @@ class PrecisionVerdicts:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CertificationImages:
-    """The images, and how they are judged; all of it the same for both models."""
+    """The images and the settings that both models are compared with."""
 
     good: Sequence[Path]
     """Both banks are built from these."""
@@ -122,7 +122,7 @@ def certificate_of(
     reference_model_id: str,
     runtime: str,
 ) -> ParityCertificate:
-    """What the two models' answers to the same images show; whether that is enough is for the daemon to say."""
+    """Compare the two models' verdicts; :func:`shortfalls` says whether they agree well enough."""
     judged = [
         (before, after)
         for before, after in zip(reference.decisions, lowered.decisions, strict=True)

@@ -24,7 +24,7 @@ def coreset_size(n_patches: int, ratio: float) -> int:
 
 
 class PatchMatrix(Protocol):
-    """Rows of patches: an array, or something that reads them when they are asked for."""
+    """Rows of patches: an array, or a reader that is indexed like one."""
 
     @property
     def shape(self) -> tuple[int, ...]:

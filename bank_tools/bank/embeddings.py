@@ -130,7 +130,7 @@ class _View:
 
 
 class ForegroundPatches:
-    """The foreground patches of all images of a store as rows of one matrix, read when they are asked for.
+    """The foreground patches of all images of a store as rows of one matrix, each read when it is indexed.
 
     Rows come image by image, in the order of the grid; the matrix itself is never in memory.
     """

@@ -12,7 +12,7 @@ from edge_uad.runtime.assemble import make_embedder
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Recipe:
-    """What a bank is to be. Defaults are the paper's."""
+    """How a bank is built and judges. Defaults are the paper's."""
 
     geometry: Geometry = Geometry.STRETCH
     roi: Box | None = None
@@ -46,12 +46,12 @@ class Recipe:
 
 
 def recipe_for(card: ModelCard, *, bpm_kernel: int | None = None, top_ratio: float | None = None) -> Recipe:
-    """What a bank of this model's is where nothing else is asked for.
+    """The default recipe of a model.
 
     Args:
         card: of the model.
-        bpm_kernel: None: what suits its patch grid.
-        top_ratio: None: the model's own.
+        bpm_kernel: None for the default of its patch grid.
+        top_ratio: None for the model's own.
     """
     return Recipe(
         bpm_kernel=default_kernel(card.grid_hw) if bpm_kernel is None else bpm_kernel,

@@ -29,8 +29,8 @@ def pictures(folder: Path, *, deep: bool = False) -> list[Path]:
     """The visible picture files inside a folder, in natural order; none where it is no folder.
 
     Args:
-        folder: where to look.
-        deep: whether to look in its subfolders as well.
+        folder: that is listed.
+        deep: list its subfolders too.
 
     Raises:
         UsageError: the folder cannot be listed.

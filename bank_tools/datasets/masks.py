@@ -137,7 +137,7 @@ def read_mask(path: Path) -> Mask:
     try:
         payload = read_bytes(path)
         with warnings.catch_warnings():
-            warnings.simplefilter("error", UserWarning)  # by which Pillow tells of damage that it goes past
+            warnings.simplefilter("error", UserWarning)  # Pillow only warns of some damage
             image = _open(payload)
             if _is_lossy(image, payload):
                 return _thresholded(payload)

@@ -1,4 +1,4 @@
-"""From a folder to a dataset: which layout it has, what is odd in it, and what it should have looked like."""
+"""Folder → dataset: its layout is recognised, its categories are read and checked; a wrong tree is drawn."""
 
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
@@ -36,11 +36,11 @@ def read_dataset(root: Path, *, layout: str = AUTO, categories: Sequence[str] | 
 
     Args:
         root: the dataset's folder, the folder of one category, or a folder that an archive wrapped around them.
-        layout: one of ``LAYOUTS``, or ``auto`` to tell by the names of folders.
+        layout: one of ``LAYOUTS``, or ``auto`` to recognise it by the names of folders.
         categories: the names of those wanted; None for all.
 
     Raises:
-        UsageError: no such folder, layout or category; a tree laid out otherwise, drawn beside what was expected;
+        UsageError: no such folder, layout or category; a tree laid out otherwise, drawn next to the expected one;
             a category without good or without test images.
     """
     root = Path(root)

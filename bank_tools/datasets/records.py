@@ -1,4 +1,4 @@
-"""What every layout is read into: samples, categories, a dataset."""
+"""Sample, Category, Dataset: the records that every layout is read into."""
 
 import hashlib
 from collections.abc import Callable, Sequence
@@ -30,7 +30,7 @@ class ImageOrigin(Protocol):
 
 @dataclass(slots=True, unsafe_hash=True)
 class ImageFile:
-    """A picture in a file of its own; known by its path."""
+    """A picture in a file; identified by its path."""
 
     path: Path
     _digest: str | None = field(default=None, repr=False, compare=False)
@@ -73,7 +73,7 @@ class ImageRow:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sample:
-    """One image of a dataset and what is known of it."""
+    """One image of a dataset with its label and mask."""
 
     name: str
     """Unique within its category: ``test/crack/003.png``, ``test_batch:17``."""
@@ -133,7 +133,7 @@ class Category:
     good: tuple[Sample, ...]
     """What a bank may learn from."""
     test: tuple[Sample, ...]
-    """What is scored; never looked at before."""
+    """What is scored; never used for the bank or the threshold."""
     warnings: tuple[str, ...] = ()
     """What was odd in it and how that was dealt with, one sentence each."""
 
@@ -179,7 +179,7 @@ class Layout:
     expected: str
     """The tree, drawn."""
     matches: Callable[[Path], bool]
-    """Whether a folder looks like a root of this layout, by its folders' names alone."""
+    """Whether a folder is a root of this layout, by its folders' names alone."""
     read: Callable[[Path], Sequence[Category]]
     """Reads a root that matches."""
     labelled_classes: bool = False

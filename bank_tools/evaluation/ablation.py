@@ -1,4 +1,4 @@
-"""Ablations: one setting after the other around a default, or all their combinations; the embeddings come once."""
+"""Ablations: one setting at a time around a default, or all combinations; embeddings are computed once per model."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -44,7 +44,7 @@ class Sweep:
 
 @dataclass(frozen=True, slots=True)
 class Point:
-    """What is changed of the default, knob by knob."""
+    """One set of changes to the default, knob by knob."""
 
     changes: tuple[tuple[str, str], ...] = ()
 
@@ -74,7 +74,7 @@ class Point:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A point and what it showed."""
+    """A point and its results."""
 
     point: Point
     categories: tuple[CategoryResult, ...]
@@ -130,7 +130,7 @@ def ablate(
         points: what is measured.
         context_for: the context of a point.
         n_good: learn from so many good images; None for all.
-        on_row: told of each point when it is done.
+        on_row: called with each point's results.
     """
     rows = []
     for point in points:

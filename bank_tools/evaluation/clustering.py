@@ -1,4 +1,4 @@
-"""Anomaly clustering (ALGORITHM §6): what kinds of anomaly are there, told by the patches that are anomalous."""
+"""Anomaly clustering (ALGORITHM §6): test images grouped by the embeddings of their most anomalous patches."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -32,7 +32,7 @@ class Clustering:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClusteredCategory:
-    """One category's clusterings, and a picture of the features that follow the top ratio."""
+    """One category's clusterings, and a plot of the features of the first top ratio."""
 
     name: str
     clusterings: tuple[Clustering, ...]
@@ -58,7 +58,7 @@ def cluster_categories(
         dataset_categories: with at least two kinds of test images each.
         context: how.
         n_good: learn from so many good images; None for all.
-        top_ratios: each makes features of its own; the picture shows the first.
+        top_ratios: one set of features for each; the plot shows the first.
 
     Raises:
         MissingExtraError: scikit-learn is not installed.
@@ -149,7 +149,7 @@ def _k_means(rows: Float32, n_clusters: int, seed: int) -> list[int]:
 def _picture(rows: Float32, seed: int) -> tuple[tuple[float, float], ...]:
     if len(rows) < FEWEST_FOR_A_PICTURE:
         return ()
-    from sklearn.manifold import TSNE  # noqa: PLC0415  # as above; k-means has told where it is missing
+    from sklearn.manifold import TSNE  # noqa: PLC0415  # as above; k-means raised where it is missing
 
     perplexity = min(MOST_PERPLEXITY, (len(rows) - 1) / 3)
     placed = TSNE(2, perplexity=perplexity, init="pca", random_state=seed).fit_transform(rows)

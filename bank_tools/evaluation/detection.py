@@ -23,7 +23,7 @@ ALL_IN_ONE_BANK = "all"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Judged:
-    """One test sample and what came of it."""
+    """One test sample with its distances, score and decision."""
 
     sample: Sample
     category: str
@@ -42,7 +42,7 @@ class Judged:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CategoryResult:
-    """What one category's test showed."""
+    """The metrics of one category."""
 
     name: str
     n_good: int
@@ -62,13 +62,13 @@ class CategoryResult:
 
     @property
     def n_invalid(self) -> int:
-        """Test samples without a score; they stand in no AUROC, and the line rejects them."""
+        """Test samples without a score: in no AUROC, and rejected by the line."""
         return sum(one.score is None for one in self.judged)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EvaluationContext:
-    """What every measurement needs."""
+    """Embedder, cache of steps and settings that every measurement shares."""
 
     sample_embedder: SampleEmbedder
     steps: StepCache
@@ -79,7 +79,7 @@ class EvaluationContext:
     calibrated: bool = True
     """Whether the threshold is calibrated."""
     on_category: Callable[[CategoryResult], None] = lambda _: None
-    """Told of each category when it is done."""
+    """Called with each category's result."""
 
     @property
     def grid_hw(self) -> tuple[int, int]:
@@ -107,7 +107,7 @@ class EvaluationContext:
 def evaluate_categories(
     dataset: Dataset, context: EvaluationContext, *, n_good: int | None = None
 ) -> list[CategoryResult]:
-    """Each category with a bank of its own good images: defect detection, or one class against the rest.
+    """Evaluate each category against a bank of its good images: defect detection, or one class against the rest.
 
     Args:
         dataset: as read.
@@ -176,7 +176,7 @@ def evaluate_low_shot(
         n_seeds: draws of each.
 
     Raises:
-        UsageError: no category has as many good images as the fewest asked for.
+        UsageError: no category has as many good images as the smallest shot.
     """
     first_seed = context.variant.recipe.seed
     found = [

@@ -1,4 +1,4 @@
-"""A bank of good samples held against test samples: the search, done once; every number is derived from its table."""
+"""DistanceTable: patch distances of test samples to a bank of good ones; every metric is computed from it."""
 
 import json
 from collections.abc import Sequence
@@ -88,11 +88,11 @@ def measure(
 
     Args:
         good: what the bank learns.
-        test: what is scored; never looked at before its own turn.
+        test: what is scored; not used for the bank or the threshold.
         variant: how.
-        sample_embedder: embeds, its masking set as the variant says.
+        sample_embedder: with the masking of the variant.
         steps: where finished searches are kept.
-        progress: told of every step.
+        progress: shows every step.
         calibrated: whether the good samples are scored against one another too.
 
     Raises:

@@ -37,7 +37,7 @@ class SampleEmbedder:
 
     Args:
         embedder: the stages up to the mask.
-        preprocessing: what, beside the model's card, decides the pixels: geometry and region of interest.
+        preprocessing: what decides the pixels in addition to the model's card: geometry and region of interest.
         runtime: what runs the model; its last digits may depend on it.
         cache: where embeddings are kept; None to keep none.
         workers: samples at a time, where there are many; the backbone is used by so many threads.
@@ -68,7 +68,7 @@ class SampleEmbedder:
 
     @property
     def identity(self) -> list[str]:
-        """All that decides an embedding beside the image."""
+        """All that decides an embedding in addition to the image."""
         return list(self._same)
 
     def embedding(self, sample: Sample, *, quarter_turns: int = 0) -> Embedding:

@@ -1,4 +1,4 @@
-"""Embeddings on disk, so that a second look at the same images costs a read instead of a pass through the ViT."""
+"""Embeddings on disk, so that the same images are read instead of passed through the ViT again."""
 
 import threading
 from pathlib import Path

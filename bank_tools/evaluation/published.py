@@ -1,4 +1,4 @@
-"""What was published of the method (arXiv 2307.12540), to stand beside what is measured here on the same dataset."""
+"""Published figures of the method (arXiv 2307.12540), for comparison on the same dataset."""
 
 from dataclasses import dataclass
 

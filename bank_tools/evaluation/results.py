@@ -1,4 +1,4 @@
-"""What an evaluation showed: as tables for people and as JSON for machines."""
+"""Results of an evaluation: as tables for people and as JSON for machines."""
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
@@ -41,7 +41,7 @@ class Outcome:
     dataset: Dataset
     tables: tuple[ResultTable, ...]
     results: object
-    """What JSON is made of, the numbers unrounded."""
+    """For JSON, the numbers unrounded."""
     settings: Mapping[str, object]
     published: tuple[Published, ...]
     warnings: tuple[str, ...]
@@ -142,7 +142,7 @@ def cluster_table(found: Sequence[ClusteredCategory]) -> ResultTable:
 
 
 def published_table(figures: Sequence[Published]) -> ResultTable | None:
-    """What the paper has for the same dataset."""
+    """The paper's figures for the same dataset."""
     if not figures:
         return None
     rows = tuple((one.setting, one.metric, show(one.value)) for one in figures)

@@ -1,4 +1,4 @@
-"""The finished steps of a long run, on disk: what was killed goes on where it was."""
+"""The finished steps of a long run, on disk: a run that was killed continues where it was."""
 
 import hashlib
 import json
@@ -37,7 +37,7 @@ class StepCache:
             raise UsageError(f"the folder {folder} cannot be made: {error.strerror}; name another --out") from error
 
     def get(self, key: str) -> Tensors | None:
-        """What a finished step left; None where it was never finished."""
+        """The result of a finished step; None where there is none."""
         try:
             found: Tensors = load(self._path(key).read_bytes())
         except (OSError, SafetensorError):

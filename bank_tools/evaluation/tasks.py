@@ -32,7 +32,7 @@ CLUSTER_RATIOS = (0.05, 0.01)
 """The published ones; the recipe's own comes first where it is another."""
 
 
-def each_category(dataset: Dataset, context: EvaluationContext, *, n_good: int | None, task: str) -> Outcome:
+def run_per_category(dataset: Dataset, context: EvaluationContext, *, n_good: int | None, task: str) -> Outcome:
     """Defect detection, or one class against the rest.
 
     Raises:
@@ -44,13 +44,13 @@ def each_category(dataset: Dataset, context: EvaluationContext, *, n_good: int |
     return _detected(dataset, context, evaluate_categories(dataset, context, n_good=n_good), n_good=n_good, task=task)
 
 
-def all_in_one(dataset: Dataset, context: EvaluationContext, *, n_good: int | None) -> Outcome:
+def run_multi_class(dataset: Dataset, context: EvaluationContext, *, n_good: int | None) -> Outcome:
     """Multi-class: one bank, one threshold."""
     results = evaluate_together(dataset, context, n_good=n_good)
     return _detected(dataset, context, results, n_good=n_good, task=MULTI_CLASS)
 
 
-def few_good(dataset: Dataset, context: EvaluationContext, *, shots: Sequence[int], n_seeds: int) -> Outcome:
+def run_low_shot(dataset: Dataset, context: EvaluationContext, *, shots: Sequence[int], n_seeds: int) -> Outcome:
     """Low-shot: mean and spread over seeds."""
     found = evaluate_low_shot(dataset, context, shots=shots, n_seeds=n_seeds)
     return Outcome(
@@ -73,7 +73,7 @@ def few_good(dataset: Dataset, context: EvaluationContext, *, shots: Sequence[in
     )
 
 
-def clusters(dataset: Dataset, context: EvaluationContext, *, n_good: int | None) -> Outcome:
+def run_clustering(dataset: Dataset, context: EvaluationContext, *, n_good: int | None) -> Outcome:
     """Anomaly clustering."""
     ratios = tuple(dict.fromkeys((context.variant.recipe.top_ratio, *CLUSTER_RATIOS)))
     found = cluster_categories(dataset.categories, context, n_good=n_good, top_ratios=ratios)

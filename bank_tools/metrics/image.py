@@ -1,4 +1,4 @@
-"""How well scores, decisions and clusters tell what images really are; computed by scikit-learn and SciPy.
+"""Metrics of scores, decisions and clusters against the labels of images; computed by scikit-learn and SciPy.
 
 Both come with the [evaluate] extra. What cannot be computed is None and shown as ``-``: it never enters a mean.
 """
@@ -27,7 +27,7 @@ COVERAGE = 0.95
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ImageMetrics:
-    """Whether whole images are told apart, over every threshold."""
+    """How well scores rank whole images, over every threshold."""
 
     auroc: float | None
     """Area under the ROC curve."""
@@ -41,7 +41,7 @@ class ImageMetrics:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LineMetrics:
-    """What the line sees at the threshold calibrated on good parts alone: whatever is not *normal* is rejected."""
+    """Rates of the line at the threshold calibrated on good parts alone: whatever is not *normal* is rejected."""
 
     recall: float | None
     """Share of the anomalous parts that are rejected."""
@@ -166,7 +166,7 @@ def clustering_metrics(kinds: Sequence[str], clusters: Sequence[int]) -> Cluster
         clusters: the cluster each image fell into.
 
     Returns:
-        Every metric None where there are fewer than two kinds: then there is nothing to tell apart.
+        Every metric None where there are fewer than two kinds: then there is nothing to cluster.
     """
     if len(set(kinds)) < 2:
         return ClusteringMetrics(nmi=None, ari=None, f1=None)

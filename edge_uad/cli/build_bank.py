@@ -103,7 +103,7 @@ def _warn_of_weak_calibration(images: "GoodImages", built: "BuiltBank") -> None:
     if far := outliers(built.scores):
         warn(
             f"{len(far)} images score far above the other good ones (median {np.median(built.scores):.4f}), "
-            "which can make the threshold too high; look whether they are good:"
+            "which can make the threshold too high; check whether they are good:"
         )
         for image in far[:SHOWN_FILES]:
             stderr.print(f"  {images.names[image]}: {built.scores[image]:.4f}", markup=False, highlight=False)

@@ -1,4 +1,4 @@
-"""``edge-uad certify``: does a lower precision give the verdicts of fp32? Asked on real images, kept in the card."""
+"""``edge-uad certify``: whether a lower precision gives the verdicts of fp32, measured on real images."""
 
 import json
 from pathlib import Path

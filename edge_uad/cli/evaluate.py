@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 
 
 class Task(StrEnum):
-    """What is asked (ALGORITHM §6)."""
+    """What is measured (ALGORITHM §6)."""
 
     DEFECT = "defect"
     SEMANTIC = "semantic"
@@ -140,14 +140,14 @@ def _run(
     shots: tuple[int, ...],
     seeds: int,
 ) -> "Outcome":
-    from bank_tools.evaluation.tasks import all_in_one, clusters, each_category, few_good
+    from bank_tools.evaluation.tasks import run_clustering, run_low_shot, run_multi_class, run_per_category
 
     match task:
         case Task.DEFECT | Task.SEMANTIC:
-            return each_category(dataset, context, n_good=good, task=task.value)
+            return run_per_category(dataset, context, n_good=good, task=task.value)
         case Task.MULTI_CLASS:
-            return all_in_one(dataset, context, n_good=good)
+            return run_multi_class(dataset, context, n_good=good)
         case Task.LOW_SHOT:
-            return few_good(dataset, context, shots=shots, n_seeds=seeds)
+            return run_low_shot(dataset, context, shots=shots, n_seeds=seeds)
         case Task.CLUSTER:
-            return clusters(dataset, context, n_good=good)
+            return run_clustering(dataset, context, n_good=good)

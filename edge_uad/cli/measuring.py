@@ -1,4 +1,4 @@
-"""What ``evaluate`` and ``ablate`` share: options, the context they measure on, tables on the terminal."""
+"""Options, evaluation context and terminal output that ``evaluate`` and ``ablate`` share."""
 
 from collections.abc import Callable, Iterable, Sequence
 from importlib.util import find_spec
