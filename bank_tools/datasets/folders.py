@@ -10,7 +10,7 @@ from bank_tools.datasets.records import GOOD, ImageFile, Sample
 from bank_tools.datasets.wording import counted, listed
 from edge_uad.errors import UsageError
 from edge_uad.sources.decode import SUFFIXES
-from edge_uad.sources.folder import natural_key
+from edge_uad.sources.folder import is_thumbnail, natural_key, scan_folder
 
 NO_MASKS: Mapping[Path, Path] = MappingProxyType({})
 _MASK_ENDING = re.compile(r"_mask$")
@@ -35,11 +35,10 @@ def pictures(folder: Path, *, deep: bool = False) -> list[Path]:
     Raises:
         UsageError: the folder cannot be listed.
     """
-    found = [path for path in _listed(folder) if path.suffix.lower() in SUFFIXES and path.is_file()]
-    if deep:
-        for below in subfolders(folder):
-            found += pictures(below, deep=True)
-    return sorted(found, key=natural_key)
+    if not deep:
+        found = [path for path in _listed(folder) if path.suffix.lower() in SUFFIXES and path.is_file()]
+        return sorted(found, key=natural_key)
+    return list(scan_folder(folder).images) if folder.is_dir() else []
 
 
 def categories_of(root: Path, marker: str) -> list[Path]:
@@ -101,6 +100,6 @@ def _listed(folder: Path) -> list[Path]:
     if not folder.is_dir():
         return []
     try:
-        return [path for path in folder.iterdir() if not path.name.startswith(".")]
+        return [path for path in folder.iterdir() if not path.name.startswith(".") and not is_thumbnail(path.name)]
     except OSError as error:
         raise UsageError(f"the folder {folder} cannot be listed: {error.strerror or error}") from error

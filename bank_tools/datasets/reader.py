@@ -7,9 +7,10 @@ from pathlib import Path
 
 from bank_tools.datasets import casting, cifar, classes, mtd, mvtec, textiles, visa
 from bank_tools.datasets.folders import pictures, subfolders
-from bank_tools.datasets.records import Category, Dataset, Layout, Sample
+from bank_tools.datasets.records import Category, Dataset, ImageFile, Layout, Sample
 from bank_tools.datasets.wording import counted, listed, valid_utf8
 from edge_uad.errors import UsageError
+from edge_uad.sources.folder import describe_left_out, part_name, scan_folder
 
 AUTO = "auto"
 _KNOWN: tuple[Layout, ...] = (
@@ -64,10 +65,38 @@ def _read(root: Path, layout: Layout, wanted: Sequence[str] | None) -> Dataset:
     )
     if wanted is not None:
         dataset = dataset.only([valid_utf8(name) for name in wanted])
-    checked = (
+    checked = [
         _checked(category, root=root, labelled_classes=layout.labelled_classes) for category in dataset.categories
-    )
+    ]
+    if left_out := _left_out(dataset):
+        checked[0] = replace(checked[0], warnings=(*left_out, *checked[0].warnings))
     return replace(dataset, categories=tuple(checked))
+
+
+def _left_out(dataset: Dataset) -> list[str]:
+    """Sentences that count the files which lie among the images and masks and were not read."""
+    read: set[Path] = set()
+    for category in dataset.categories:
+        for sample in (*category.good, *category.test):
+            if isinstance(sample.origin, ImageFile):
+                read.add(sample.origin.path)
+            if sample.mask_path is not None:
+                read.add(sample.mask_path)
+    folders = {file.parent for file in read}
+    if not folders:
+        return []
+    found = scan_folder(dataset.root)
+    sentences = []
+    if text := describe_left_out((one for one in found.left_out if one.path.parent in folders), root=dataset.root):
+        sentences.append(text)
+    below = [
+        part_name(file, dataset.root)
+        for file in found.images
+        if file.parent not in folders and any(parent in folders for parent in file.parents)
+    ]
+    if below:
+        sentences.append(f"{counted(below, 'image')} left out, in folders inside a folder of images: {listed(below)}")
+    return sentences
 
 
 def _with_valid_names(category: Category) -> Category:

@@ -168,7 +168,12 @@ def natural_key(path: Path) -> list[tuple[int, int, str]]:
     return key
 
 
-def _images_of_folder(folder: Path, named: str) -> FoundFiles:
+def scan_folder(folder: Path) -> FoundFiles:
+    """The pictures below a folder, which may be none, and what was left out; see :func:`find_images`.
+
+    Raises:
+        UsageError: the folder cannot be listed.
+    """
     left_out: list[LeftOut] = []
     images: list[Path] = []
     for file in _walk(folder, left_out):
@@ -177,8 +182,12 @@ def _images_of_folder(folder: Path, named: str) -> FoundFiles:
         else:
             reason = LeftOutReason.UNKNOWN_SUFFIX if file.suffix else LeftOutReason.NO_SUFFIX
             left_out.append(LeftOut(file, reason))
-    found = _sorted(images, left_out)
-    if not images:
+    return _sorted(images, left_out)
+
+
+def _images_of_folder(folder: Path, named: str) -> FoundFiles:
+    found = scan_folder(folder)
+    if not found.images:
         known = " ".join(sorted(SUFFIXES))
         raise UsageError(
             f"{named}: the folder holds no image; known suffixes are {known}{_and_left_out(found.left_out, folder)}"
@@ -196,7 +205,7 @@ def _images_of_glob(pattern: Path) -> FoundFiles:
     matches = glob.glob(str(pattern))  # noqa: PTH207  (Path.glob takes no absolute pattern)
     files = []
     for file in map(Path, matches):
-        if _is_thumbnail(file.name):
+        if is_thumbnail(file.name):
             left_out.append(LeftOut(file, LeftOutReason.THUMBNAIL))
         elif not file.is_dir():
             files.append(file)
@@ -255,7 +264,7 @@ def _walk(root: Path, left_out: list[LeftOut]) -> Iterator[Path]:
 
 
 def _unwanted(entry: os.DirEntry[str]) -> LeftOutReason | None:
-    if _is_thumbnail(entry.name):
+    if is_thumbnail(entry.name):
         return LeftOutReason.THUMBNAIL
     if entry.name.startswith("."):
         return LeftOutReason.HIDDEN
@@ -264,7 +273,8 @@ def _unwanted(entry: os.DirEntry[str]) -> LeftOutReason | None:
     return None
 
 
-def _is_thumbnail(name: str) -> bool:
+def is_thumbnail(name: str) -> bool:
+    """Whether a file or folder of this name is written by network storage or a file manager beside pictures."""
     return name.lower() in _THUMBNAIL_NAMES or name.startswith(_APPLE_DOUBLE)
 
 

@@ -312,7 +312,7 @@ def test_what_costs_a_metric_is_told(tmp_path: Path) -> None:
     )
 
 
-def test_images_without_masks_and_masks_without_images_are_told_by_name(tmp_path: Path) -> None:
+def test_images_without_masks_and_masks_without_images_are_listed_by_name(tmp_path: Path) -> None:
     category = trees.mvtec(tmp_path) / "bottle"
     (category / "ground_truth" / "crack" / "001_mask.png").rename(category / "ground_truth" / "crack" / "010_mask.png")
     (category / "test" / "empty").mkdir()
@@ -327,6 +327,62 @@ def test_images_without_masks_and_masks_without_images_are_told_by_name(tmp_path
         "bottle: 1 image of kind crack has no mask and counts in the image metrics alone: test/crack/001.png",
     )
     assert [sample.mask_path is not None for sample in only_category(dataset).test] == [True, False, False]
+
+
+def test_files_among_the_images_that_are_not_read_are_counted_with_reasons(tmp_path: Path) -> None:
+    category = trees.mvtec(tmp_path) / "bottle"
+    crack = category / "test" / "crack"
+    (crack / "notes.txt").write_text("no picture")
+    (crack / "000").write_bytes((crack / "000.png").read_bytes())
+    (crack / ".hidden.png").write_bytes((crack / "000.png").read_bytes())
+    (crack / "gone.png").symlink_to(tmp_path / "nowhere.png")
+    trees.write_pictures(crack / "more", ["000.png", "001.png"])
+    trees.write_pictures(category / "test" / "@eaDir", ["000.png"])
+    (category / "license.txt").write_text("not among images")
+
+    dataset = read_dataset(tmp_path)
+
+    left_out, below = dataset.warnings
+    assert left_out.startswith("4 files or folders left out: ")
+    for reason in (
+        "1 without a known suffix (bottle/test/crack/notes.txt)",
+        "1 without a suffix (bottle/test/crack/000)",
+        "1 hidden (bottle/test/crack/.hidden.png)",
+        "1 broken link (bottle/test/crack/gone.png)",
+    ):
+        assert reason in left_out
+    assert below == (
+        "2 images left out, in folders inside a folder of images: "
+        "bottle/test/crack/more/000.png, bottle/test/crack/more/001.png"
+    )
+    assert {sample.kind for sample in only_category(dataset).test} == {"good", "crack"}
+
+
+def test_a_class_folder_that_links_to_itself_is_read_once(tmp_path: Path) -> None:
+    for split in ("train", "test"):
+        for name in ("cat", "dog"):
+            trees.write_pictures(tmp_path / split / name, ["0.png", "1.png"])
+    (tmp_path / "train" / "cat" / "again").symlink_to(tmp_path / "train" / "cat", target_is_directory=True)
+
+    cat, dog = read_dataset(tmp_path, layout="classes").categories
+
+    assert (len(cat.good), len(dog.good)) == (2, 2)
+    assert "1 linked folder that is read already (train/cat/again)" in cat.warnings[0]
+
+
+def test_masks_of_one_image_and_images_of_one_mask_are_counted(tmp_path: Path) -> None:
+    category = trees.mvtec(tmp_path) / "bottle"
+    trees.write_masks(category / "ground_truth" / "crack", ["000.png"], level=0)
+    trees.write_pictures(category / "test" / "crack", ["001.bmp"])
+
+    dataset = read_dataset(tmp_path)
+
+    assert dataset.warnings == (
+        "bottle/ground_truth/crack: 1 mask of an image that has another mask, left out: 000.png",
+        "bottle: 2 images with a mask that is another image's too: test/crack/001.bmp, test/crack/001.png",
+    )
+    masks = [sample.mask_path for sample in only_category(dataset).test if sample.name == "test/crack/000.png"]
+    assert masks == [category / "ground_truth" / "crack" / "000_mask.png"]
 
 
 def test_a_mask_of_another_size_is_refused_with_both_sizes(tmp_path: Path) -> None:
@@ -396,7 +452,7 @@ def test_the_real_tiles_are_read(tiles: Path) -> None:
     assert 0 < mask.defect.mean() < 0.5
 
 
-def test_of_the_real_cookies_the_unmasked_ones_are_told(cookies: Path) -> None:
+def test_of_the_real_cookies_the_unmasked_ones_are_listed(cookies: Path) -> None:
     (warning,) = read_dataset(cookies).warnings
 
     assert "8 images of kind cracked_unmasked have no mask" in warning
