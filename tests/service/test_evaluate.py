@@ -37,7 +37,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 @pytest.fixture(scope="module")
 def evaluated(tree: Path, tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
-    """The folder of a finished evaluation, and what stood on the terminal."""
+    """The folder of a finished evaluation, and its stdout."""
     out = tmp_path_factory.mktemp("out") / "defect"
     done = edge_uad("evaluate", tree, "--backbone", tiny_model, "--out", out, "--false-alarm-rate", 0.2)
     return out, done.stdout
@@ -64,7 +64,7 @@ def test_the_scores_are_those_of_build_bank_and_inspect(
         assert (sample["score"], sample["decision"]) == (verdict["score"], verdict["decision"])
 
 
-def test_every_metric_stands_in_the_table_the_json_and_the_page(evaluated: tuple[Path, str]) -> None:
+def test_every_metric_is_in_the_table_the_json_and_the_page(evaluated: tuple[Path, str]) -> None:
     out, table = evaluated
     for heading in ("AUROC", "F1-max", "recall", "precision", "false alarms", "AUPRO 0.3", "AUPRO 0.05", "SegF1"):
         assert heading in table
@@ -161,7 +161,7 @@ def test_semantic_anomalies_are_the_other_classes(tree: Path, tiny_model: Path, 
     assert good["image"]["auroc"] == 1
 
 
-def test_low_shot_tells_mean_and_spread_over_seeds(tree: Path, tiny_model: Path, tmp_path: Path) -> None:
+def test_low_shot_has_mean_and_spread_over_seeds(tree: Path, tiny_model: Path, tmp_path: Path) -> None:
     done = edge_uad(
         "evaluate", tree, "--task", "low-shot", "--shots", "1,4,50", "--seeds", 2, "--categories", "nut",
         "--backbone", tiny_model, "--out", tmp_path,
@@ -183,7 +183,8 @@ def test_clustering_compares_three_kinds_of_features_and_draws_them(
     found = results(tmp_path)["results"]
     assert [one["features"] for one in found] == ["all patches", "the farthest patch", "top 0.05", "top 0.01"]
     assert {one["n_clusters"] for one in found} == {3}
-    assert all(0 <= one["f1"] <= 1 for one in found)
+    # nine images, three of a kind: at most two lie in the wrong cluster, by every choice of features
+    assert all(7 / 9 <= one["f1"] <= 1 for one in found)
     assert "data:image/svg+xml" in (tmp_path / "report.html").read_text(encoding="utf-8")
 
 

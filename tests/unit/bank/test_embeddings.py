@@ -1,6 +1,9 @@
 """EmbeddingStore: what is read from the file is what was appended, and banks do not depend on it."""
 
 import resource
+import tracemalloc
+from collections.abc import Callable
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -8,12 +11,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bank_tools.bank.calibrate import choose_coreset
+from bank_tools.bank.calibrate import choose_coreset, cross_distances
 from bank_tools.bank.coreset import BLOCK_ROWS, PROJECTION_DIM, greedy_coreset
 from bank_tools.bank.embeddings import EmbeddingStore, ForegroundPatches
 from edge_uad.errors import UsageError
 from edge_uad.inference.inspector import ForegroundEmbedding
-from edge_uad.records import Embedding, Float32, PatchMask
+from edge_uad.inference.search import PatchSearch
+from edge_uad.records import Embedding, Float32, PatchDistances, PatchMask
 from tests.banks import stored, unit_rows
 
 
@@ -87,6 +91,27 @@ def test_a_coreset_read_from_the_store_is_the_one_chosen_in_memory_bit_for_bit()
         patches[start : start + BLOCK_ROWS] @ projection_of(192) for start in range(0, len(patches), BLOCK_ROWS)
     ]
     np.testing.assert_array_equal(np.concatenate(blockwise), projected)
+
+
+def test_a_bank_is_chosen_and_calibrated_in_a_fraction_of_its_patches_memory() -> None:
+    """NumPy's allocations at their peak, while as many images are stored, chosen from and scored as take 75 MiB."""
+    one = random_images(0, 1, grid_hw=(32, 32), dim=192, foreground=1)[0]
+    n_images = 100
+    tracemalloc.start()
+    try:
+        store = stored(one for _ in range(n_images))
+        choose_coreset(store, ratio=0.0005, seed=0)
+        for _, distances in islice(cross_distances(store, search_of_few, seed=0), 2):
+            assert distances.squared.max() < 1e-5  # every image is a copy of the others
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < n_images * one.embedding.tokens.nbytes / 2
+
+
+def search_of_few(images: EmbeddingStore) -> Callable[[ForegroundEmbedding], PatchDistances]:
+    search = PatchSearch(choose_coreset(images.only([0]), ratio=1.0, seed=0).patches)
+    return lambda one: search.distances(one.embedding, one.mask, neighbours=1)
 
 
 def projection_of(dim: int) -> Float32:
