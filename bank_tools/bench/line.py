@@ -6,7 +6,6 @@ import itertools
 import json
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -18,6 +17,7 @@ import zmq
 
 from bank_tools.bench.frames import STATION, stamped_now
 from bank_tools.bench.machine import peak_rss_mib
+from edge_uad._packages import command_of
 from edge_uad.errors import EdgeUadError
 from edge_uad.net.wire import FrameMessage, Json, decode_message
 from edge_uad.records import StationState

@@ -20,6 +20,7 @@ from typing import Self
 import numpy as np
 
 from edge_uad import __version__
+from edge_uad._packages import command_of
 from edge_uad.errors import EdgeUadError
 from edge_uad.records import ModelCard
 
