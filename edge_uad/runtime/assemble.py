@@ -207,6 +207,7 @@ def assemble_line(
             deadline_ms=one.deadline_ms,
             bank=one.bank,
             replace_after_s=settings.reconnect.replace_after_s,
+            frozen_after_s=one.frozen_after_s if address.live else None,
         )
         for one, address, source in zip(settings.stations, addresses, sources, strict=True)
     ]

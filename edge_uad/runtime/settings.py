@@ -16,6 +16,7 @@ from edge_uad.net.endpoints import DEFAULT_VERDICT_ENDPOINT
 from edge_uad.net.wire import MAX_STATION_CHARS
 from edge_uad.outputs.zmq import DEFAULT_QUEUE_MESSAGES, HeatmapPolicy
 from edge_uad.records import Decision, Provider, SearchDevice
+from edge_uad.sources.frozen import FROZEN_AFTER_S
 
 MAX_CONFIG_BYTES = 1024 * 1024
 MAX_STATIONS = 64
@@ -56,6 +57,8 @@ class StationSettings(_Section):
     trust_sender_clock: bool = False
     """A frame from a ZeroMQ sender is as old as its ``captured_at_ns`` says: the sender's clock is kept equal to this
     machine's, by NTP or PTP. False: it is as old as its arrival."""
+    frozen_after_s: Seconds | None = FROZEN_AFTER_S
+    """Of cameras, streams and SUB: frames whose picture has been the same for so long are *invalid*. None: never."""
     insecure: bool = False
     """Allow a ZeroMQ source beyond this machine."""
 

@@ -36,6 +36,7 @@ class Station:
         deadline_ms: from capture to verdict at most; None: a frame is judged however long it takes.
         replace_after_s: a call into a camera or stream that takes longer is left behind and the source opened anew.
         bank: the inspector's file, where it may be replaced while the line runs.
+        frozen_after_s: frames are invalid once the picture has been the same for so long; None: not checked.
     """
 
     def __init__(
@@ -50,6 +51,7 @@ class Station:
         deadline_ms: float | None = None,
         bank: Path | None = None,
         replace_after_s: float = REPLACE_AFTER_S,
+        frozen_after_s: float | None = None,
     ) -> None:
         self.name = name
         self.inspector = inspector
@@ -75,6 +77,7 @@ class Station:
             backoff=backoff or Backoff(),
             on_change=self._state_changed,
             replace_after_s=replace_after_s,
+            frozen_after_s=frozen_after_s,
         )
 
     def start(self, *, on_frame: Callable[[], None], on_change: Callable[[], None]) -> None:
@@ -164,7 +167,7 @@ class Station:
     @property
     def state(self) -> tuple[StationState, str | None]:
         """State, and a message for the operator where there is one."""
-        return self._capture.standing
+        return self._capture.state
 
     def status(self, *, ready: bool = True, stopping: bool = False) -> StationStatus:
         """The heartbeat to publish now.

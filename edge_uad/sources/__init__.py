@@ -17,6 +17,10 @@ _STREAM_SCHEMES = ("rtsp://", "rtsps://", "http://", "https://", "udp://", "rtmp
 _ZMQ_SCHEMES = ("tcp://", "ipc://")
 
 
+VIDEO_SUFFIXES = frozenset({".avi", ".m4v", ".mjpeg", ".mjpg", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".ts", ".webm"})
+"""File names that are taken for videos, in lower case."""
+
+
 class SourceKind(StrEnum):
     """What a source's text stands for."""
 
@@ -176,8 +180,6 @@ def recorded_source(path: str, *, station: str = "recorded") -> tuple[FrameSourc
 
 
 def _path_source(text: str) -> SourceAddress:
-    from edge_uad.sources.video import SUFFIXES as VIDEO_SUFFIXES  # noqa: PLC0415  (brings OpenCV)
-
     path = Path(text).expanduser()
     if path.is_file() and path.suffix.lower() in VIDEO_SUFFIXES:
         return SourceAddress(SourceKind.VIDEO, text)

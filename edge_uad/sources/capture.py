@@ -1,4 +1,4 @@
-"""A station's source at work: opened, read and healed in a thread of its own, and how it stands."""
+"""A station's capture thread: opens its source, reads frames into the queue, reconnects, replaces a hung reader."""
 
 import contextlib
 import logging
@@ -11,16 +11,17 @@ from typing import TypeVar
 
 from edge_uad.errors import EdgeUadError, SourceEndedError, SourceLostError
 from edge_uad.interfaces import DrainableSource, FrameSource, ReplaceableSource
-from edge_uad.records import AnyFrame, StationState
+from edge_uad.records import AnyFrame, Frame, StationState
+from edge_uad.sources.frozen import FrozenPictureCheck
 from edge_uad.sources.queues import FrameQueue
 
 READ_TIMEOUT_S = 0.2
-"""How long a read waits for a frame before it looks whether to stop."""
+"""Longest wait of one read; between reads a requested stop is noticed."""
 SILENT_AFTER_S = 15.0
-"""Drivers give up within 10 s by themselves."""
+"""Longer than any time-out of the drivers themselves."""
 REPLACE_AFTER_S = 30.0
 MAX_HUNG = 3
-"""Threads that one station may leave behind in a driver."""
+"""Most threads of one station that may be stuck inside a driver."""
 
 log = logging.getLogger("edge_uad.capture")
 
@@ -31,7 +32,7 @@ _Result = TypeVar("_Result")
 class Backoff:
     """Waits between attempts: doubling from ``first_s`` to ``max_s``, each shortened by a random part.
 
-    The jitter keeps the stations of a line from knocking at their switch all at once after a power cut.
+    The jitter spreads the stations of a line, which all reconnect at once after a power cut.
     """
 
     first_s: float = 0.5
@@ -52,20 +53,21 @@ class Backoff:
 
 
 class Capture:
-    """One source's thread, and the thread that takes its place where a call into the source does not come back.
+    """One source's reader thread, replaced by another where a call into the source does not return.
 
-    Every call into a source is made in its thread.
+    Every call into a source is made in its reader thread.
 
     Args:
-        station: for log lines and the threads' names.
+        station: for log lines and thread names.
         source: not open yet.
-        queue: where frames go.
-        backoff: waits between attempts at a lost source.
-        on_change: called when the state changes, from a thread.
-        prepare: what is done to a frame before it goes into the queue, if anything; must not fail.
-        silent_after_s: a call into the source that takes longer is told to the operator.
-        replace_after_s: a call that takes longer is given up, where the source can be replaced.
-        max_hung: calls given up that have not come back yet; with so many no more are given up.
+        queue: receives the frames.
+        backoff: waits between attempts to open a lost source.
+        on_change: called from the reader thread when the state changes.
+        prepare: applied to each frame before it is queued; must not raise.
+        silent_after_s: a call into the source that takes longer is reported as RECONNECTING.
+        replace_after_s: the reader of a call that takes longer is detached, where the source can be replaced.
+        max_hung: most detached readers at a time; with so many no further one is detached.
+        frozen_after_s: frames are unreadable once the picture has been the same for so long; None: not checked.
     """
 
     def __init__(
@@ -80,6 +82,7 @@ class Capture:
         silent_after_s: float = SILENT_AFTER_S,
         replace_after_s: float = REPLACE_AFTER_S,
         max_hung: int = MAX_HUNG,
+        frozen_after_s: float | None = None,
     ) -> None:
         self._station = station
         self._queue = queue
@@ -91,48 +94,50 @@ class Capture:
         self._delays_s = backoff.delays_s()
         self._backoff = backoff
         self._stop = threading.Event()
-        self._standing: tuple[StationState, str | None] = (StationState.STARTING, None)
+        self._frozen = None if frozen_after_s is None else FrozenPictureCheck(station, after_s=frozen_after_s)
+        self._hw: tuple[int, int] | None = None
+        self._state: tuple[StationState, str | None] = (StationState.STARTING, None)
         self._finished = False
         self._lost_frames = 0
         self._reader = _Reader(source, self)
         self._hung: list[_Reader] = []
         self.fault: EdgeUadError | None = None
-        """What no retry can mend, once it happened."""
+        """The error that ended capture because no retry helps; None while there was none."""
         self.reconnects = 0
-        """How often the source was lost or could not be opened."""
+        """Number of times that the source was lost or could not be opened."""
 
     def start(self) -> None:
-        """Begin."""
+        """Start the reader thread."""
         self._reader.start()
 
     def request_stop(self) -> None:
-        """Take no further frame from the world; those taken already are still put into the queue."""
+        """Read no further frame; what a source has taken from its senders already is still queued."""
         self._stop.set()
 
     def replace_hung_reader(self) -> None:
-        """Replace a source whose call does not come back. Asked again and again, from one thread; never waits."""
+        """Replace the reader if its call into the source does not return. Called periodically; does not block."""
         self._hung = [reader for reader in self._hung if reader.is_alive()]
         silent_s = self._reader.silent_s()
         if silent_s <= self._replace_after_s or len(self._hung) >= self._max_hung or self._stop.is_set():
             return
         source = self._reader.source
-        if not isinstance(source, ReplaceableSource) or not self._reader.give_up():
+        if not isinstance(source, ReplaceableSource) or not self._reader.detach():
             return
         self._hung.append(self._reader)
         self.reconnects += 1
         log.warning(
-            "%s: the source has not answered for %.1f s; it is given up and opened anew (%d of %d such threads)",
+            "%s: the source has not answered for %.1f s; its thread is detached, the source opened anew (%d of %d)",
             self._station,
             silent_s,
             len(self._hung),
             self._max_hung,
         )
-        self.stand(StationState.RECONNECTING, f"no answer for {self._replace_after_s:g} s; it is opened anew")
+        self.set_state(StationState.RECONNECTING, f"no answer for {self._replace_after_s:g} s; it is opened anew")
         self._reader = _Reader(source.fresh(), self)
         self._reader.start()
 
     def join(self, timeout_s: float) -> bool:
-        """Wait for the threads; False where one is still inside its source."""
+        """Wait for the reader threads; returns False where one is still inside its source after ``timeout_s``."""
         until_s = time.monotonic() + timeout_s
         readers = [self._reader, *self._hung]
         for reader in readers:
@@ -142,88 +147,111 @@ class Capture:
 
     @property
     def hung(self) -> int:
-        """Calls given up that have not come back yet."""
+        """Number of detached readers whose call has not returned yet."""
         return sum(reader.is_alive() for reader in self._hung)
 
     @property
     def finished(self) -> bool:
-        """No frame will come any more."""
+        """Whether no further frame will come."""
         return self._finished
 
     @property
     def stopping(self) -> bool:
-        """A stop was requested."""
+        """Whether a stop was requested."""
         return self._stop.is_set()
 
     @property
-    def standing(self) -> tuple[StationState, str | None]:
-        """State and what the operator should know; tells of a call that does not come back, too."""
+    def state(self) -> tuple[StationState, str | None]:
+        """The state and a message for the operator; RECONNECTING while a call into the source does not return."""
         if self._reader.silent_s() > self._silent_after_s:
             # no running count: a text that changes would fill the log
             return StationState.RECONNECTING, f"the source has not answered for more than {self._silent_after_s:g} s"
-        return self._standing
+        state, message = self._state
+        if state is StationState.RUNNING and self._frozen is not None:
+            return state, self._frozen.message
+        return state, message
 
     def put(self, frame: AnyFrame) -> None:
-        """A reader's frame."""
+        """Queue a reader's frame, checked and prepared."""
         self._delays_s = self._backoff.delays_s()
         lost, self._lost_frames = self._lost_frames, 0
+        if isinstance(frame, Frame):
+            self._log_changed_size(frame.hw)
+        frame = self._checked(frame)
         frame = frame if self._prepare is None else self._prepare(frame)
         self._queue.put(replace(frame, dropped_before=frame.dropped_before + lost) if lost else frame)
 
     def answered(self) -> None:
-        """A reader's source is there, with a frame or without."""
-        if self._standing[0] is not StationState.RUNNING:
-            self.stand(StationState.RUNNING, None)
+        """A reader's call returned, with a frame or without."""
+        if self._state[0] is not StationState.RUNNING:
+            self.set_state(StationState.RUNNING, None)
 
-    def lost_frame(self) -> None:
-        """A frame that came from a call given up: it is told with the next one."""
+    def count_lost_frame(self) -> None:
+        """A detached reader's call returned a frame: it is counted as dropped before the next one."""
         self._lost_frames += 1
 
-    def retreat(self, message: str) -> None:
-        """A reader's source is lost: say so and wait."""
+    def back_off(self, message: str) -> None:
+        """A reader's source is lost: report it and wait, interrupted by a requested stop."""
         self.reconnects += 1
         delay_s = next(self._delays_s)
-        self.stand(StationState.RECONNECTING, message)
+        self.set_state(StationState.RECONNECTING, message)
         self._stop.wait(delay_s)
 
-    def stand(self, state: StationState, message: str | None) -> None:
-        """Another state."""
-        self._standing = (state, message)
+    def set_state(self, state: StationState, message: str | None) -> None:
+        """Change the state and call ``on_change``."""
+        self._state = (state, message)
         self._on_change()
 
     def finish(self, fault: EdgeUadError | None) -> None:
-        """The reader has nothing more to do."""
+        """The reader ends; ``fault`` is why, where it is an error."""
         self.fault = fault
         self._finished = True
         self._on_change()
 
+    def _checked(self, frame: AnyFrame) -> AnyFrame:
+        """The frame, or an unreadable one while the picture is frozen."""
+        if self._frozen is None:
+            return frame
+        before = self._frozen.message
+        frame = self._frozen.check(frame)
+        if self._frozen.message != before:
+            self._on_change()
+        return frame
 
-class _GivenUp(Exception):  # noqa: N818  (no error: it leads a thread to its end)
+    def _log_changed_size(self, hw: tuple[int, int]) -> None:
+        before, self._hw = self._hw, hw
+        if before is not None and before != hw:
+            log.warning(
+                "%s: the picture changes its size from %d×%d to %d×%d pixels", self._station, *before[::-1], *hw[::-1]
+            )
+
+
+class _Detached(Exception):  # noqa: N818  (no error: it ends a thread)
     """This reader was replaced while it was inside its source."""
 
 
 class _Reader(threading.Thread):
-    """Reads one source until stopped or given up."""
+    """Reads one source until a stop is requested or it is detached."""
 
     def __init__(self, source: FrameSource, capture: Capture) -> None:
-        # a daemon thread: one that a driver never gives back must not keep the process alive
+        # a daemon thread: one that is stuck in a driver must not keep the process alive
         super().__init__(name=f"capture {capture._station}", daemon=True)  # noqa: SLF001  (two halves of one thing)
         self.source = source
         self._capture = capture
         self._lock = threading.Lock()
         self._called_at_mono_s: float | None = None
-        self._given_up = False
+        self._detached = False
 
     def silent_s(self) -> float:
-        """How long a call into the source has been under way; 0 where there is none."""
+        """Seconds since the call into the source that is under way began; 0 where none is."""
         called_at_s = self._called_at_mono_s
         return 0.0 if called_at_s is None else time.monotonic() - called_at_s
 
-    def give_up(self) -> bool:
-        """Let nothing more come of this reader; False where its call came back after all."""
+    def detach(self) -> bool:
+        """Ignore what this reader's call returns; False where the call has returned meanwhile."""
         with self._lock:
-            self._given_up = self._called_at_mono_s is not None
-            return self._given_up
+            self._detached = self._called_at_mono_s is not None
+            return self._detached
 
     def run(self) -> None:
         """The thread."""
@@ -231,17 +259,17 @@ class _Reader(threading.Thread):
         try:
             while not self._capture.stopping:
                 self._attempt()
-        except _GivenUp:
+        except _Detached:
             self._close_quietly()
             return
         except SourceEndedError as error:
-            self._capture.stand(StationState.ENDED, str(error))
+            self._capture.set_state(StationState.ENDED, str(error))
         except EdgeUadError as error:
             fault = error
         self._capture.finish(fault)
 
     def _attempt(self) -> None:
-        """Open and read until stopped; a lost source ends in a wait."""
+        """Open and read until a stop; where the source is lost, back off and return."""
         try:
             try:
                 self._timed(self.source.open)
@@ -249,16 +277,16 @@ class _Reader(threading.Thread):
             finally:
                 self._timed(self.source.close)
         except SourceLostError as error:
-            self._capture.retreat(str(error))
-        except (SourceEndedError, _GivenUp):
+            self._capture.back_off(str(error))
+        except (SourceEndedError, _Detached):
             raise
         except EdgeUadError as error:
-            if not self._capture.hung:  # else the call that hangs is in the way, as with a port it still holds
+            if not self._capture.hung:  # else the hung call may still hold what is needed, such as a port
                 raise
-            self._capture.retreat(str(error))
+            self._capture.back_off(str(error))
         except Exception as error:  # this thread's boundary: a fault in a driver is a lost source, not a dead station
             log.exception("%s: fault inside the source", self.name)
-            self._capture.retreat(f"fault inside the source: {type(error).__name__}: {error}")
+            self._capture.back_off(f"fault inside the source: {type(error).__name__}: {error}")
 
     def _read_on(self) -> None:
         while not self._capture.stopping:
@@ -284,12 +312,12 @@ class _Reader(threading.Thread):
         finally:
             with self._lock:
                 self._called_at_mono_s = None
-                given_up = self._given_up
-            if given_up:
+                detached = self._detached
+            if detached:
                 if result is not None:
-                    self._capture.lost_frame()
-                raise _GivenUp
+                    self._capture.count_lost_frame()
+                raise _Detached
 
     def _close_quietly(self) -> None:
-        with contextlib.suppress(Exception):  # whatever it says, nobody is there to hear it
+        with contextlib.suppress(Exception):  # the reader is detached: nothing depends on it any more
             self.source.close()

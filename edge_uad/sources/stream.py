@@ -1,19 +1,22 @@
-"""A network stream: RTSP, HTTP or MPEG-TS over UDP, by OpenCV's FFmpeg."""
+"""A network stream: RTSP, RTP, MPEG-TS or Motion JPEG over HTTP, UDP, RTMP or SRT."""
 
 from typing import NoReturn
 
-import cv2
-
 from edge_uad.errors import SourceLostError
 from edge_uad.net.endpoints import shown_url
-from edge_uad.sources.opencv import LiveOpenCvSource
+from edge_uad.sources.ffmpeg.source import LiveFfmpegSource
 
 OPEN_TIMEOUT_S = 10.0
 FRAME_TIMEOUT_S = 5.0
 
+_OPTIONS = {
+    "rtsp_flags": "prefer_tcp",  # nothing is lost on the way; UDP where the camera knows nothing else
+    "fpsprobesize": "0",  # without waiting for twenty pictures to learn their rate: they would come late
+}
 
-class StreamSource(LiveOpenCvSource):
-    """A stream that FFmpeg can read.
+
+class StreamSource(LiveFfmpegSource):
+    """A stream that FFmpeg can read. What is lost on the way, and what depends on it, is never given as a picture.
 
     Args:
         station: the frames' station.
@@ -34,17 +37,11 @@ class StreamSource(LiveOpenCvSource):
             station,
             url,
             shown=shown_url(url),
-            backend=cv2.CAP_FFMPEG,
-            parameters=[
-                cv2.CAP_PROP_OPEN_TIMEOUT_MSEC,
-                round(open_timeout_s * 1000),
-                cv2.CAP_PROP_READ_TIMEOUT_MSEC,
-                round(frame_timeout_s * 1000),
-            ],
+            options=_OPTIONS,
+            open_timeout_s=open_timeout_s,
+            frame_timeout_s=frame_timeout_s,
+            live=True,
         )
 
-    def _cannot_open(self) -> NoReturn:
-        raise SourceLostError(f"{self._shown} cannot be opened; is the camera on, and is the address right?")
-
-    def _cannot_grab(self) -> NoReturn:
-        raise SourceLostError(f"{self._shown} stopped giving frames")
+    def _cannot_open(self, cause: str) -> NoReturn:
+        raise SourceLostError(f"{self._shown} cannot be opened ({cause}); is the camera on, and is the address right?")

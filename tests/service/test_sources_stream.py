@@ -65,7 +65,7 @@ def test_a_stream_gives_frames_until_it_breaks_off(folder: Path) -> None:
 def test_a_stream_that_is_not_there_is_lost_not_refused() -> None:
     with served(Path("/nowhere")) as port:
         pass
-    with pytest.raises(SourceLostError, match="cannot be opened; is the camera on"):
+    with pytest.raises(SourceLostError, match=r"cannot be opened \(connection refused\); is the camera on"):
         StreamSource("line", f"http://127.0.0.1:{port}/film.avi").open()
 
 
@@ -94,7 +94,7 @@ def test_a_server_killed_and_restarted_is_taken_up_again(folder: Path) -> None:
             source=StreamSource("line", f"http://127.0.0.1:{port}/film.avi", open_timeout_s=2, frame_timeout_s=2),
             queue=queue,
             backoff=Backoff(first_s=0.01, max_s=0.05),
-            on_change=lambda: states.append(capture.standing[0]),
+            on_change=lambda: states.append(capture.state[0]),
         )
         capture.start()
         until(lambda: queue.stats().waiting >= N_FRAMES)

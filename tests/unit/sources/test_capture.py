@@ -32,7 +32,7 @@ class Watched:
 
     def _on_change(self) -> None:
         with self._changed:
-            self.states.append(self.capture.standing)
+            self.states.append(self.capture.state)
             self._changed.notify_all()
 
     def wait_for(self, state: StationState) -> None:
@@ -52,7 +52,7 @@ def test_frames_come_in_order_until_the_source_ends() -> None:
     watched = Watched(source)
     watched.to_the_end()
     assert watched.frame_ids() == [0, 1, 2]
-    assert watched.capture.standing == (StationState.ENDED, "the script is over")
+    assert watched.capture.state == (StationState.ENDED, "the script is over")
     assert watched.capture.finished
     assert (source.opened, source.closed) == (1, 1)
 
@@ -123,9 +123,9 @@ def test_a_read_that_takes_too_long_is_told_until_it_comes_back() -> None:
     )
     capture.start()
     silent = (StationState.RECONNECTING, "the source has not answered for more than 0.02 s")
-    until(lambda: capture.standing == silent)
+    until(lambda: capture.state == silent)
     source.let_go.set()
-    until(lambda: capture.standing == (StationState.RECONNECTING, "it came back after all"))
+    until(lambda: capture.state == (StationState.RECONNECTING, "it came back after all"))
     capture.request_stop()
     assert capture.join(PATIENCE_S)
 
@@ -162,9 +162,9 @@ def test_a_read_that_never_returns_is_given_up_and_the_camera_opened_anew(caplog
 
     until(healed)
     assert ids == list(range(len(ids)))
-    assert capture.standing == (StationState.RUNNING, None)
+    assert capture.state == (StationState.RUNNING, None)
     assert (capture.hung, capture.reconnects) == (2, 2)
-    assert "is given up and opened anew (2 of 3 such threads)" in caplog.text
+    assert "its thread is detached, the source opened anew (2 of 3)" in caplog.text
     dropped = queue.stats().dropped
     assert dropped == 0
     camera.let_go.set()
@@ -185,11 +185,11 @@ def test_a_camera_that_always_hangs_leaves_a_bounded_number_of_threads() -> None
         return capture.hung == 3
 
     until(full)
-    until(lambda: "has not answered for more than" in str(capture.standing[1]))
+    until(lambda: "has not answered for more than" in str(capture.state[1]))
     for _ in range(50):
         capture.replace_hung_reader()
     assert threading.active_count() == before + 4
-    assert capture.standing[0] is StationState.RECONNECTING
+    assert capture.state[0] is StationState.RECONNECTING
     capture.request_stop()
     assert not capture.join(0.01)
     camera.let_go.set()
@@ -201,7 +201,7 @@ def test_a_source_that_cannot_be_replaced_is_only_told_of() -> None:
     source = BlockedSource()
     capture, _ = capture_of(source, replace_after_s=0.02)
     assert source.blocked.wait(PATIENCE_S)
-    until(lambda: capture.standing[0] is StationState.RECONNECTING)
+    until(lambda: capture.state[0] is StationState.RECONNECTING)
     capture.replace_hung_reader()
     assert capture.hung == 0
     source.let_go.set()
@@ -223,12 +223,12 @@ def test_a_stop_takes_what_the_source_has_taken_from_its_senders() -> None:
 
     mailbox = Mailbox([frame(0), frame(1), None, frame(2)])
     capture, queue = capture_of(mailbox)
-    until(lambda: capture.standing[0] is StationState.RUNNING)
+    until(lambda: capture.state[0] is StationState.RUNNING)
     capture.request_stop()
     assert capture.join(PATIENCE_S)
     assert mailbox.shut_at == 0
     assert [taken.frame_id for taken in iter(queue.take, None)] == [0, 1, 2]
-    assert capture.standing[0] is StationState.RUNNING  # the daemon says that it stops
+    assert capture.state[0] is StationState.RUNNING  # the daemon says that it stops
 
 
 @given(first_s=st.floats(0.001, 10), ratio=st.floats(1, 1000), jitter=st.floats(0, 1), dice=st.lists(st.floats(0, 1)))
