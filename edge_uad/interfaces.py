@@ -44,6 +44,15 @@ class DrainableSource(FrameSource, Protocol):
 
 
 @runtime_checkable
+class CountedSource(FrameSource, Protocol):
+    """A recording that states how much it holds."""
+
+    @property
+    def shortfall(self) -> str | None:
+        """What was missing or damaged, in one sentence, after its end; None where everything promised was there."""
+
+
+@runtime_checkable
 class DecodingSource(FrameSource, Protocol):
     """A source whose pictures come encoded, and are decoded here."""
 

@@ -282,6 +282,8 @@ class BankManifest:
     """edge-uad and its version."""
     source_digest: str
     """SHA-256 over the digests of the images, in their order."""
+    image_hw: tuple[int, int] | None = None
+    """Height and width of the good images, where all had one size: the region of interest is in its pixels."""
     reduced_decode: bool = False
     """Large JPEG pictures, learned or judged, are decoded at a part of their size; see ``Preprocessor``."""
 

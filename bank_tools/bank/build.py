@@ -38,6 +38,8 @@ class GoodImages:
     """Name and reason."""
     empty: list[tuple[str, str]] = field(default_factory=list)
     """Readable, but without a patch to learn: name and reason."""
+    sizes_hw: set[tuple[int, int]] = field(default_factory=set)
+    """Heights and widths of the embedded images."""
 
     @property
     def n_copies(self) -> int:
@@ -54,6 +56,7 @@ class _EmbeddedImage:
     digest: str | None
     """None where it could not be read."""
     reason: str = ""
+    hw: tuple[int, int] | None = None
 
 
 def embed_all(
@@ -94,7 +97,7 @@ def _embed_one(embedder: Embedder, frame: Frame | UnreadableFrame) -> _EmbeddedI
         return _EmbeddedImage(name, None, None, frame.reason)
     digest = _pixel_digest(frame.image)
     try:
-        return _EmbeddedImage(name, embedder.embed(frame.image), digest)
+        return _EmbeddedImage(name, embedder.embed(frame.image), digest, hw=frame.hw)
     except FrameError as error:
         return _EmbeddedImage(name, None, digest, str(error))
 
@@ -108,6 +111,8 @@ def _add(embedded: _EmbeddedImage, images: GoodImages) -> None:
         images.embeddings.append(embedded.embedding)
         images.names.append(embedded.name)
         images.digests.append(embedded.digest)
+        if embedded.hw is not None:
+            images.sizes_hw.add(embedded.hw)
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,6 +183,7 @@ def _manifest(
         neighbours=recipe.neighbours,
         coreset_ratio=recipe.coreset_ratio,
         seed=recipe.seed,
+        image_hw=next(iter(images.sizes_hw)) if len(images.sizes_hw) == 1 else None,
         reduced_decode=recipe.reduced_decode,
         n_images=len(images.embeddings),
         n_unreadable=len(images.unreadable),

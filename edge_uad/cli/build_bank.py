@@ -9,6 +9,7 @@ import typer
 from edge_uad.cli.console import TerminalProgress, console, stderr, warn
 from edge_uad.cli.model import model_or_default
 from edge_uad.cli.options import JsonOption, MachineOptions, ModelOption, RecipeOptions, recipe_of, with_option_groups
+from edge_uad.errors import UsageError
 
 if TYPE_CHECKING:
     from bank_tools.bank.build import BuiltBank, GoodImages
@@ -32,6 +33,14 @@ def build_bank(
             "faster, with scores a little different. Heatmaps and evidence have that size, too.",
         ),
     ] = False,
+    accept_damaged: Annotated[
+        bool,
+        typer.Option(
+            "--accept-damaged",
+            help="Learn from what can be read of a video that is cut short or damaged; without it such a one is "
+            "refused, with exit code 2.",
+        ),
+    ] = False,
     machine: MachineOptions,
     as_json: JsonOption = False,
 ) -> None:
@@ -47,7 +56,7 @@ def build_bank(
     from edge_uad.runtime.assemble import load_backbone_for_many
     from edge_uad.sources import recorded_source, reduce_decoding
     from edge_uad.sources.folder import FolderSource, describe_left_out, root_of
-    from edge_uad.sources.recorded import frames_of
+    from edge_uad.sources.recorded import frames_of, shortfall_of
 
     check_writable(out)
     source, total = recorded_source(normals)
@@ -65,6 +74,10 @@ def build_bank(
     progress = TerminalProgress()
     images = embed_all(frames_of(source), embedder, total, progress, workers=workers, folder=scratch_folder(out.parent))
     _print_skipped(images)
+    if (shortfall := shortfall_of(source)) is not None:
+        if not accept_damaged:
+            raise UsageError(f"{shortfall}; copy the video again, or learn from what is there with --accept-damaged")
+        warn(f"{shortfall}; the bank is built from the other frames")
     built = build(images, recipe=chosen, embedder=embedder, progress=progress)
     built.bank.save(out)
     _warn_of_weak_calibration(images, built)

@@ -164,6 +164,8 @@ def _described(manifest: BankManifest) -> dict[str, Any]:
     Fields added later are left out at their default, so that older banks keep their identity.
     """
     described = dataclasses.asdict(manifest)
+    if manifest.image_hw is None:
+        del described["image_hw"]
     if manifest.reduced_decode is False:
         del described["reduced_decode"]
     return described

@@ -195,11 +195,22 @@ class Inspector:
         """float32 (3, h, w), ready for the backbone; those of ``preprocessed`` where they are of this bank's making.
 
         Raises:
-            FrameError: the frame cannot be brought to the model's input.
+            FrameError: the frame cannot be brought to the model's input, or has another size than the good images
+                where the bank has a region of interest.
         """
+        self._check_size(frame.hw)
         if frame.preprocessed is not None and frame.preprocessed.preprocessor is self._embedder.preprocessor:
             return frame.preprocessed.pixels
         return self._embedder.pixels(frame.image)
+
+    def _check_size(self, hw: tuple[int, int]) -> None:
+        """A region of interest counts pixels of the good images: in another size it shows another part."""
+        learned_hw = self.manifest.image_hw
+        if self.manifest.roi is not None and learned_hw is not None and hw != learned_hw:
+            raise FrameError(
+                f"the picture has {hw[1]}×{hw[0]} pixels, the bank's region of interest is one of "
+                f"{learned_hw[1]}×{learned_hw[0]}; set the camera to that size, or rebuild the bank"
+            )
 
     def judge_embedding(self, frame: Frame, embedding: Embedding) -> Verdict:
         """Judge a frame of a batch; one so near the threshold that the batch could decide is seen again, alone."""

@@ -299,7 +299,11 @@ class Daemon:
 
 def _warm_up_frame(station: Station) -> Frame:
     """A frame of noise that the station's region of interest fits into."""
-    x, y, w, h = station.inspector.manifest.roi or (0, 0, WARM_UP_PX, WARM_UP_PX)
-    image = np.random.default_rng(0).integers(0, 256, (y + h, x + w, 3), dtype=np.uint8)
+    manifest = station.inspector.manifest
+    height, width = WARM_UP_PX, WARM_UP_PX
+    if manifest.roi is not None:
+        x, y, w, h = manifest.roi
+        height, width = manifest.image_hw or (y + h, x + w)
+    image = np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
     now_ns, now_mono_ns = time.time_ns(), time.monotonic_ns()
     return Frame(station=station.name, frame_id=0, captured_at_ns=now_ns, captured_mono_ns=now_mono_ns, image=image)

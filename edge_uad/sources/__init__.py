@@ -157,7 +157,7 @@ def reduce_decoding(source: FrameSource, least_side_px: int | None) -> None:
 
 
 def recorded_source(path: str, *, station: str = "recorded") -> tuple[FrameSource, int | None]:
-    """HeatmapRenderer that are already there, for a bank or a measurement: a folder, a glob, an image or a video file.
+    """Pictures that are already there, for a bank or a measurement: a folder, a glob, an image or a video file.
 
     Returns:
         The source, not open yet, and how many frames it holds; None where that cannot be known.

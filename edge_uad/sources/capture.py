@@ -99,6 +99,7 @@ class Capture:
         self._state: tuple[StationState, str | None] = (StationState.STARTING, None)
         self._finished = False
         self._lost_frames = 0
+        self._lost_lock = threading.Lock()  # detached readers count while the present one reports
         self._reader = _Reader(source, self)
         self._hung: list[_Reader] = []
         self.fault: EdgeUadError | None = None
@@ -174,7 +175,8 @@ class Capture:
     def put(self, frame: AnyFrame) -> None:
         """Queue a reader's frame, checked and prepared."""
         self._delays_s = self._backoff.delays_s()
-        lost, self._lost_frames = self._lost_frames, 0
+        with self._lost_lock:
+            lost, self._lost_frames = self._lost_frames, 0
         if isinstance(frame, Frame):
             self._log_changed_size(frame.hw)
         frame = self._checked(frame)
@@ -188,7 +190,8 @@ class Capture:
 
     def count_lost_frame(self) -> None:
         """A detached reader's call returned a frame: it is counted as dropped before the next one."""
-        self._lost_frames += 1
+        with self._lost_lock:
+            self._lost_frames += 1
 
     def back_off(self, message: str) -> None:
         """A reader's source is lost: report it and wait, interrupted by a requested stop."""

@@ -18,6 +18,7 @@ from PIL import Image
 
 from edge_uad.inference.bank import PatchBank
 from tests.conftest import edge_uad
+from tests.films import write_film
 from tests.parts import draw_part
 
 
@@ -172,6 +173,23 @@ def test_a_video_is_a_source_of_good_parts(tiny_model: Path, tmp_path: Path) -> 
     writer.release()
     edge_uad("build-bank", video, "--model", tiny_model, "--out", tmp_path / "b")
     assert PatchBank.load(tmp_path / "b").manifest.n_images == 12
+
+
+def test_a_video_cut_short_is_refused_unless_accepted(tiny_model: Path, tmp_path: Path) -> None:
+    video = tmp_path / "good.avi"
+    write_film(video, 16, codec="mjpeg", pix_fmt="yuvj420p", hw=(128, 160))
+    payload = video.read_bytes()
+    video.write_bytes(payload[: len(payload) * 3 // 4])
+    asked = ("build-bank", video, "--model", tiny_model, "--out", tmp_path / "b")
+    done = edge_uad(*asked, expect=2)
+    assert "of the 16 frames that its header promises are in the file" in " ".join(done.stderr.split())
+    assert "--accept-damaged" in done.stderr
+    assert not (tmp_path / "b").exists()
+    done = edge_uad(*asked, "--accept-damaged")
+    assert "of the 16 frames that its header promises are in the file" in " ".join(done.stderr.split())
+    manifest = PatchBank.load(tmp_path / "b").manifest
+    assert 0 < manifest.n_images < 16
+    assert manifest.image_hw == (128, 160)
 
 
 def test_unreadable_images_are_listed_skipped_and_counted(tiny_model: Path, good_parts: Path, tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ region of zeros, as a bad sector or an unwritten block leaves it, is damage.
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import zip_longest
 
 _SLICE, _IDR_SLICE, _SPS, _PPS = 1, 5, 7, 8
 """H.264 nal_unit_type."""
@@ -70,9 +71,9 @@ class NalReader:
 
 def split_byte_stream(data: bytes) -> Iterator[bytes]:
     """The NAL units between start codes, without trailing zeros."""
-    starts = [match.end() for match in _START_CODE.finditer(data)]
-    for start, following in zip(starts, [*(start - 3 for start in starts[1:]), len(data)], strict=True):
-        unit = data[start:following].rstrip(b"\0")
+    codes = list(_START_CODE.finditer(data))
+    for code, following in zip_longest(codes, codes[1:]):
+        unit = data[code.end() : len(data) if following is None else following.start()].rstrip(b"\0")
         if unit:
             yield unit
 

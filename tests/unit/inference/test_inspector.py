@@ -32,13 +32,15 @@ class BrokenBackbone(FakeBackbone):
         return one
 
 
-def inspector_with(backbone: FakeBackbone, roi: tuple[int, int, int, int] | None = None) -> Inspector:
+def inspector_with(
+    backbone: FakeBackbone, roi: tuple[int, int, int, int] | None = None, image_hw: tuple[int, int] | None = None
+) -> Inspector:
     card = backbone.card
     preprocessor = Preprocessor(
         geometry=Geometry.STRETCH, roi=roi, input_hw=card.input_hw, mean=card.mean, std=card.std
     )
     embedder = Embedder(backbone=backbone, preprocessor=preprocessor, bpm_kernel=1, bpm_threshold=0.1)
-    return Inspector(embedder=embedder, bank=random_bank())
+    return Inspector(embedder=embedder, bank=random_bank(roi=roi, image_hw=image_hw))
 
 
 def test_a_good_frame_is_normal_and_another_anomalous() -> None:
@@ -104,6 +106,26 @@ def test_a_frame_smaller_than_the_region_of_interest_is_invalid() -> None:
     assert verdict.decision is Decision.INVALID
     assert verdict.reason is not None
     assert "region of interest" in verdict.reason
+
+
+def test_a_region_of_interest_judges_pictures_of_the_learned_size_alone() -> None:
+    """In another size it would show another part, though it lies inside."""
+    inspector = inspector_with(FakeBackbone(), roi=(4, 4, 16, 16), image_hw=(24, 32))
+    assert inspector.inspect(frame()).decision is not Decision.INVALID
+    larger = dataclasses.replace(frame(), image=picture(hw=(48, 64)))
+    verdict = inspector.inspect(larger)
+    assert verdict.decision is Decision.INVALID
+    assert "the picture has 64×48 pixels, the bank's region of interest is one of 32×24" in str(verdict.reason)
+    prepared = inspector_with(FakeBackbone(), roi=(4, 4, 16, 16), image_hw=(24, 32)).preprocessed(larger)
+    assert inspector.inspect(prepared).decision is Decision.INVALID
+
+
+def test_without_a_region_of_interest_every_size_is_judged_in_its_own_pixels() -> None:
+    inspector = inspector_with(FakeBackbone(), image_hw=(24, 32))
+    verdict = inspector.inspect(dataclasses.replace(frame(), image=picture(hw=(48, 64))))
+    assert verdict.decision is not Decision.INVALID
+    assert verdict.peak is not None
+    assert verdict.peak[0] < 64
 
 
 def test_an_unreadable_frame_is_invalid_with_its_own_reason() -> None:

@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 
 from edge_uad.errors import EndpointError, SourceLostError
 from edge_uad.interfaces import FrameSource
-from edge_uad.records import AnyFrame, StationState
+from edge_uad.records import AnyFrame, Frame, StationState, UInt8, UnreadableFrame
 from edge_uad.sources.capture import Backoff, Capture
 from edge_uad.sources.queues import BoundedFrameQueue
-from tests.fakes import BlockedSource, ScriptedSource, StuckCamera, frame, until
+from tests.fakes import GREEN, RED, BlockedSource, ScriptedSource, StuckCamera, frame, picture, until
 
 QUICK = Backoff(first_s=0.001, max_s=0.002)
 PATIENCE_S = 20
@@ -152,7 +152,7 @@ def capture_of(source: FrameSource, **changed: float) -> tuple[Capture, BoundedF
 def test_a_read_that_never_returns_is_given_up_and_the_camera_opened_anew(caplog: pytest.LogCaptureFixture) -> None:
     """Frames go on in their count; what comes back too late is dropped, counted, and its thread ends."""
     camera = StuckCamera([3, 2])
-    capture, queue = capture_of(camera, replace_after_s=0.05)
+    capture, queue = capture_of(camera, replace_after_s=0.4)  # more than a busy machine pauses a thread
     ids: list[int] = []
 
     def healed() -> bool:
@@ -169,7 +169,13 @@ def test_a_read_that_never_returns_is_given_up_and_the_camera_opened_anew(caplog
     assert dropped == 0
     camera.let_go.set()
     until(lambda: capture.hung == 0)
-    until(lambda: queue.stats().dropped == 2)
+
+    def reported() -> bool:
+        while queue.take() is not None:  # a full queue would keep the reader from reporting
+            pass
+        return queue.stats().dropped == 2
+
+    until(reported)
     capture.request_stop()
     assert capture.join(PATIENCE_S)
     assert min(camera.closed, camera.replacements[0].closed) >= 1
@@ -195,6 +201,51 @@ def test_a_camera_that_always_hangs_leaves_a_bounded_number_of_threads() -> None
     camera.let_go.set()
     assert capture.join(PATIENCE_S)
     assert threading.active_count() == before
+
+
+def numbered_frames(images: list[UInt8], rate_hz: float) -> list[AnyFrame]:
+    steps_ns = [round(number / rate_hz * 1e9) for number in range(len(images))]
+    return [
+        Frame(station="line", frame_id=number, captured_at_ns=at_ns, captured_mono_ns=at_ns, image=image)
+        for number, (at_ns, image) in enumerate(zip(steps_ns, images, strict=True))
+    ]
+
+
+def test_a_frozen_picture_is_a_message_and_its_frames_are_unreadable(caplog: pytest.LogCaptureFixture) -> None:
+    still, other = picture(GREEN), picture(RED)
+    messages: list[str | None] = []
+    queue = BoundedFrameQueue(lambda: None, capacity=100)
+    capture = Capture(
+        station="line",
+        source=ScriptedSource(numbered_frames([still] * 30 + [other], 10)),
+        queue=queue,
+        backoff=QUICK,
+        on_change=lambda: messages.append(capture.state[1]),
+        frozen_after_s=2,
+    )
+    capture.start()
+    assert capture.join(PATIENCE_S)
+    frames = list(iter(queue.take, None))
+    assert [isinstance(one, UnreadableFrame) for one in frames] == [False] * 20 + [True] * 10 + [False]
+    assert messages == [None, "the picture has not changed for 2 s", None, "the script is over", "the script is over"]
+    assert "line: the picture changes again" in caplog.text
+
+
+def test_a_changed_size_is_logged_once_for_each_change(caplog: pytest.LogCaptureFixture) -> None:
+    small, large = picture(hw=(24, 32)), picture(hw=(48, 64))
+    capture, queue = capture_of(ScriptedSource(numbered_frames([small, small, large, large, small], 10)))
+    assert capture.join(PATIENCE_S)
+    assert [one.image.shape[:2] for one in iter(queue.take, None) if isinstance(one, Frame)] == [
+        (24, 32),
+        (24, 32),
+        (48, 64),
+        (48, 64),
+        (24, 32),
+    ]
+    assert [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING] == [
+        "line: the picture changes its size from 32×24 to 64×48 pixels",
+        "line: the picture changes its size from 64×48 to 32×24 pixels",
+    ]
 
 
 def test_a_source_that_cannot_be_replaced_is_only_told_of() -> None:
