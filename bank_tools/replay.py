@@ -1,6 +1,5 @@
-"""Judging again what an audit log tells of: was it this frame, and would it get this verdict today?"""
+"""Judging recorded frames again: is the kept file the frame that was judged, and would it get this verdict today?"""
 
-import hashlib
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -8,10 +7,13 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from edge_uad.errors import FrameError
+from edge_uad.errors import FrameError, UsageError
+from edge_uad.files import sha256_of_file
 from edge_uad.inference.inspector import Inspector
-from edge_uad.outputs.audit import frame_digest
+from edge_uad.outputs.audit import frame_digest, read_entries
 from edge_uad.outputs.evidence import PAYLOAD_SUFFIX
+from edge_uad.outputs.record_reader import RecordReader, is_records_file
+from edge_uad.outputs.store import Table
 from edge_uad.records import Frame, UInt8, Verdict
 from edge_uad.sources.decode import read_image
 
@@ -35,7 +37,7 @@ class Outcome(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Replayed:
-    """A line of the log, judged again."""
+    """A recorded verdict, judged again."""
 
     entry: Entry
     outcome: Outcome
@@ -44,38 +46,59 @@ class Replayed:
     note: str | None = None
 
 
+def recorded_verdicts(path: Path) -> Iterator[Entry]:
+    """Verdicts of a records file, or of a log of JSON Lines, one at a time: memory stays constant.
+
+    Raises:
+        UsageError: the file cannot be read or is neither.
+        RecordsDamagedError: the records file is damaged.
+        sqlite3.Error: the records file cannot be read.
+    """
+    try:
+        from_records = is_records_file(path)
+    except OSError as error:
+        raise UsageError(f"the records file {path} cannot be read: {error.strerror or error}") from error
+    if from_records:
+        with RecordReader(path) as reader:
+            for row in reader.rows(Table.VERDICTS):
+                yield row.parsed()
+    else:
+        for _, entry in read_entries(path):
+            yield entry
+
+
 def replayed(entries: Iterable[Entry], inspector: Inspector, evidence: Path) -> Iterator[Replayed]:
     """Judge kept frames again, one after the other.
 
     Args:
-        entries: of an audit log.
+        entries: recorded verdicts.
         inspector: with the bank to judge by.
-        evidence: the folder that the entries' files are relative to; files outside are not looked at.
+        evidence: the folder that the entries' files are relative to; files outside it are not read.
     """
     folder = evidence.resolve()
     for entry in entries:
+        yield _replayed(entry, inspector, folder)
+
+
+def _replayed(entry: Entry, inspector: Inspector, folder: Path) -> Replayed:
+    try:
         path = _kept_file(entry, folder)
         if path is None:
-            yield Replayed(entry, Outcome.NOT_KEPT, None)
-            continue
+            return Replayed(entry, Outcome.NOT_KEPT, None)
         if path.suffix == PAYLOAD_SUFFIX:
-            yield _replayed_payload(entry, path)
-            continue
-        try:
-            image = read_image(path)
-        except FrameError as error:
-            yield Replayed(entry, Outcome.ALTERED, None, f"{path}: {error}")
-            continue
-        if frame_digest(image) != entry.get("frame_sha256"):
-            yield Replayed(entry, Outcome.ALTERED, None, f"{path} is not the frame that was judged")
-            continue
-        verdict = inspector.inspect(_frame(entry, image))
-        yield Replayed(entry, Outcome.CHANGED if _differs(entry, verdict) else Outcome.SAME, verdict)
+            return _replayed_payload(entry, path)
+        image = read_image(path)
+    except (FrameError, OSError) as error:
+        return Replayed(entry, Outcome.ALTERED, None, f"{entry.get('evidence')}: {error}")
+    if frame_digest(image) != entry.get("frame_sha256"):
+        return Replayed(entry, Outcome.ALTERED, None, f"{path} is not the frame that was judged")
+    verdict = inspector.inspect(_frame(entry, image))
+    return Replayed(entry, Outcome.CHANGED if _differs(entry, verdict) else Outcome.SAME, verdict)
 
 
 def _replayed_payload(entry: Entry, path: Path) -> Replayed:
     """What was no picture is none today, as long as it is the same bytes."""
-    if hashlib.sha256(path.read_bytes()).hexdigest() == entry.get("frame_sha256"):
+    if sha256_of_file(path) == entry.get("frame_sha256"):
         return Replayed(entry, Outcome.SAME, None)
     return Replayed(entry, Outcome.ALTERED, None, f"{path} is not what came for this frame")
 
@@ -89,14 +112,19 @@ def _kept_file(entry: Entry, folder: Path) -> Path | None:
 
 
 def _frame(entry: Entry, image: UInt8) -> Frame:
+    part_id = entry.get("part_id")
     return Frame(
         station=str(entry.get("station")),
-        frame_id=int(entry.get("frame_id", 0)),
-        part_id=entry.get("part_id"),
-        captured_at_ns=int(entry.get("captured_at_ns", 0)),
+        frame_id=_whole(entry.get("frame_id")),
+        part_id=None if part_id is None else str(part_id),
+        captured_at_ns=_whole(entry.get("captured_at_ns")),
         captured_mono_ns=time.monotonic_ns(),
         image=image,
     )
+
+
+def _whole(value: object) -> int:
+    return value if isinstance(value, int) else 0
 
 
 def _differs(entry: Entry, verdict: Verdict) -> bool:
@@ -104,6 +132,6 @@ def _differs(entry: Entry, verdict: Verdict) -> bool:
         return True
     same_artefacts = (entry.get("bank_id"), entry.get("model_id")) == (verdict.bank_id, verdict.model_id)
     score = entry.get("score")
-    if not same_artefacts or score is None or verdict.score is None:
+    if not same_artefacts or not isinstance(score, int | float) or verdict.score is None:
         return same_artefacts and score != verdict.score
-    return abs(float(score) - verdict.score) > SCORE_TOLERANCE
+    return abs(score - verdict.score) > SCORE_TOLERANCE

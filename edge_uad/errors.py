@@ -9,6 +9,7 @@
     ├── ArtefactError                3   a file that a restart will not mend
     │   ├── ModelError               3
     │   ├── BankError                3
+    │   ├── RecordsDamagedError      3   a records file whose content is not what was written
     │   └── WeightsError             3   a checkpoint or a download
     ├── ProviderError                3   a requested accelerator that is not active
     ├── FrameError                   -   this frame cannot be judged: its verdict is *invalid*
@@ -20,7 +21,8 @@
         └── SourceEndedError         -   there will be no more
 
 A message is one sentence that names the thing and the remedy. Exit codes: 0 stopped, 1 crash, 2 usage or
-config, 3 a restart will not help. ``edge-uad replay`` has a code of its own: 4, a verdict changed.
+config, 3 a restart will not help. ``edge-uad replay`` adds 4, a verdict changed, and ``edge-uad records verify`` 5,
+records were altered or are damaged.
 """
 
 from typing import ClassVar
@@ -69,6 +71,10 @@ class ModelError(ArtefactError):
 
 class BankError(ArtefactError):
     """A memory bank cannot be used."""
+
+
+class RecordsDamagedError(ArtefactError):
+    """A records file is damaged."""
 
 
 class WeightsError(ArtefactError):

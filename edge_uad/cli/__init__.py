@@ -16,6 +16,7 @@ from edge_uad.cli.evaluate import evaluate
 from edge_uad.cli.export import export
 from edge_uad.cli.inspect import inspect
 from edge_uad.cli.keys import keys
+from edge_uad.cli.records import app as records
 from edge_uad.cli.replay import replay
 from edge_uad.cli.send import send
 from edge_uad.cli.serve import serve
@@ -43,6 +44,7 @@ app.command("ablate")(ablate)
 app.command("bench")(bench)
 app.command("keys")(keys)
 app.command("replay")(replay)
+app.add_typer(records, name="records")
 
 
 def _print_version(asked: bool) -> None:

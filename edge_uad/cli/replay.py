@@ -19,44 +19,51 @@ STYLES = {"changed": "bold red", "altered": "bold red", "not kept": "dim", "same
 
 
 def replay(
-    logs: Annotated[list[Path], typer.Argument(help="Audit log files, such as verdicts.jsonl verdicts.jsonl.1")],
+    logs: Annotated[
+        list[Path],
+        typer.Argument(metavar="FILE...", help="Records file (records.sqlite), or logs and exports of JSON Lines."),
+    ],
     *,
     bank: BankOption,
     model: ModelOption = None,
     evidence: Annotated[
-        Path | None, typer.Option("--evidence", help="Where the frames are kept.", show_default="evidence/ beside LOG")
+        Path | None, typer.Option("--evidence", help="Where the frames are kept.", show_default="evidence/ beside FILE")
     ] = None,
     as_json: JsonOption = False,
     threads: ThreadsOption = 0,
 ) -> None:
-    """Judge the kept frames of an audit log again, and tell which verdicts changed.
+    """Judge the kept frames of recorded verdicts again, and print which verdicts changed.
 
     A verdict changed where its decision is another one, or its score by the same bank and model. A kept file that is
-    not the frame that was judged is told as altered. Exit code 4 where there was either, else 0.
+    not the frame that was judged is reported as altered. Exit code 4 where there was either, else 0.
 
-    Example: [bold]edge-uad replay verdicts.jsonl --bank bank.safetensors[/bold]
+    Example: [bold]edge-uad replay records.sqlite --bank bank.safetensors[/bold]
     """
-    from bank_tools.replay import replayed
-    from edge_uad.outputs.audit import read_entries
+    from bank_tools.replay import recorded_verdicts, replayed
+    from edge_uad.cli.records import sentences
     from edge_uad.runtime.assemble import load_backbone, load_inspector
 
-    found = [(log, entry) for log in logs for _, entry in read_entries(log)]
+    for log in logs:
+        with sentences(log):
+            next(recorded_verdicts(log), None)  # what cannot be read is reported before the model is loaded
     inspector = load_inspector(load_backbone(model_or_default(model), threads=threads), bank, search_threads=threads)
     counts: Counter[str] = Counter()
-    with TerminalProgress().step("replaying", len(found), "verdicts") as done:
+    with TerminalProgress().step("replaying", None, "verdicts") as done:
         for log in logs:
             folder = log.parent / "evidence" if evidence is None else evidence
-            for one in replayed((entry for of, entry in found if of is log), inspector, folder):
-                counts[one.outcome] += 1
-                _tell(one, as_json=as_json)
-                done(1)
+            with sentences(log):
+                for one in replayed(recorded_verdicts(log), inspector, folder):
+                    counts[one.outcome] += 1
+                    _print(one, as_json=as_json)
+                    done(1)
     summary = ", ".join(f"{counts[outcome]} {outcome}" for outcome in STYLES)
-    stderr.print(f"{len(found)} verdicts: {summary}", markup=False, highlight=False, soft_wrap=True)
+    stderr.print(f"{counts.total()} verdicts: {summary}", markup=False, highlight=False, soft_wrap=True)
     if counts["changed"] or counts["altered"]:
         raise typer.Exit(CHANGED_EXIT_CODE)
 
 
-def _tell(one: "Replayed", *, as_json: bool) -> None:
+def _print(one: "Replayed", *, as_json: bool) -> None:
+    from edge_uad.cli.records import printable
     from edge_uad.net.wire import header_of
 
     if as_json:
@@ -69,7 +76,7 @@ def _tell(one: "Replayed", *, as_json: bool) -> None:
     verdict = one.verdict
     became = one.note if verdict is None else _facts(verdict.decision, verdict.score, verdict.reason)
     console.print(f"{one.outcome:<8}", style=STYLES[one.outcome], end="")
-    part = one.entry.get("part_id") or ""
+    part = printable(str(one.entry.get("part_id") or ""))
     console.print(
         f"  {one.entry.get('station')}  {one.entry.get('frame_id')}  {part}  {was} → {became}",
         markup=False,

@@ -81,7 +81,7 @@ class EvidenceStore:
         self.prune()
 
     def keep(self, verdict: Verdict, frame: AnyFrame) -> str | None:
-        """Write the frame where its decision asks for it. Raises nothing.
+        """Write the frame where its decision is among those kept. A disk that refuses is counted, not raised.
 
         Returns:
             The file, relative to the folder; None where nothing was kept.
@@ -96,7 +96,7 @@ class EvidenceStore:
         try:
             self._remember(_write(self._folder / name, content))
         except OSError as error:
-            self._note_lost(error)
+            self.note_lost(error.strerror or str(error))
             return None
         if self.fault is not None:
             log.warning("evidence is kept again")
@@ -131,11 +131,12 @@ class EvidenceStore:
         self._kept.append(one)
         self._n_bytes += one.n_bytes
 
-    def _note_lost(self, error: OSError) -> None:
+    def note_lost(self, reason: str) -> None:
+        """Count a frame that should have been kept and was not."""
         self.lost += 1
         if self.fault is None:
-            self.fault = f"evidence is not kept: {error.strerror or error}"
-            log.error("evidence is not kept in %s: %s; inspection goes on", self._folder, error.strerror or error)
+            log.error("evidence is not kept in %s: %s; inspection goes on", self._folder, reason)
+        self.fault = f"evidence is not kept: {reason}"
 
 
 def _found(folder: Path) -> list[_Kept]:

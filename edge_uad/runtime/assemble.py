@@ -1,8 +1,12 @@
 """Settings → objects: the only place that names concrete classes."""
 
+import hashlib
+import json
+import logging
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from edge_uad.errors import BankError, ModelError, SettingsError
 from edge_uad.inference.backbones import CPU_PROVIDERS, open_backbone
@@ -13,10 +17,11 @@ from edge_uad.inference.preprocess import Preprocessor
 from edge_uad.interfaces import Backbone, VerdictSink
 from edge_uad.net.keys import ServerKeys, load_server_keys
 from edge_uad.outputs.archive import Archive
-from edge_uad.outputs.audit import AuditLog
 from edge_uad.outputs.evidence import EvidenceStore
 from edge_uad.outputs.fan_out import FanOut, Fault
 from edge_uad.outputs.metrics import Metrics, MetricsServer
+from edge_uad.outputs.record_writer import RecordWriter
+from edge_uad.outputs.store import Limits
 from edge_uad.outputs.zmq import ZmqPublisher
 from edge_uad.records import Box, Geometry, Provider, SearchDevice
 from edge_uad.runtime.artefacts import opened_inside
@@ -25,9 +30,18 @@ from edge_uad.runtime.reload import BankReloader
 from edge_uad.runtime.settings import Settings, StationSettings
 from edge_uad.runtime.station import Mode, Station
 from edge_uad.runtime.workers import available_cores
-from edge_uad.sources import EXCLUSIVE_KINDS, SourceAddress, make_source, parse_source, reduce_decoding
+from edge_uad.sources import (
+    EXCLUSIVE_KINDS,
+    SourceAddress,
+    make_source,
+    parse_source,
+    reduce_decoding,
+    shown_source,
+)
 from edge_uad.sources.capture import Backoff
 from edge_uad.stages import StageTimer
+
+log = logging.getLogger("edge_uad.runtime.assemble")
 
 
 def load_backbone(
@@ -276,7 +290,7 @@ def _fan_out(
     sinks: list[VerdictSink] = [publisher]
     faults: list[Fault] = []
     try:
-        archive = _archive(settings)
+        archive = _archive(settings, stations)
         if archive is not None:
             sinks.append(archive)
             faults.append(lambda: archive.fault)
@@ -303,9 +317,9 @@ def _waiting_at(station: Station) -> Callable[[], int]:
     return lambda: station.waiting
 
 
-def _archive(settings: Settings) -> Archive | None:
-    audit, evidence = settings.audit, settings.evidence
-    if audit.file is None and evidence.folder is None:
+def _archive(settings: Settings, stations: Sequence[Station]) -> Archive | None:
+    kept, evidence = settings.records_in_use(), settings.evidence
+    if kept.file is None and evidence.folder is None:
         return None
     store = None
     if evidence.folder is not None:
@@ -316,10 +330,26 @@ def _archive(settings: Settings) -> Archive | None:
             max_bytes=evidence.max_bytes,
             max_age_days=evidence.max_age_days,
         )
-    log = None
-    if audit.file is not None:
-        log = AuditLog(audit.file, max_bytes=audit.max_bytes, max_files=audit.max_files, fsync_s=audit.fsync_s)
-    return Archive(log, store)
+    records = None
+    if kept.file is not None:
+        if settings.audit is not None:
+            log.info(
+                "audit.file is now records.file: %s; take an old log over with: edge-uad records import %s --into %s",
+                *(kept.file, settings.audit.file, kept.file),
+            )
+        limits = Limits(max_rows=kept.max_rows, max_bytes=kept.max_bytes, max_age_days=kept.max_age_days)
+        records = RecordWriter(kept.file, limits=limits, commit_s=kept.commit_s)
+    by_name = {station.name: station for station in stations}
+    return Archive(records, store, recipe=_recipe(settings), manifest_of=lambda name: by_name[name].inspector.manifest)
+
+
+def _recipe(settings: Settings) -> dict[str, Any]:
+    """The settings as they are recorded, with their digest; passwords in addresses left out."""
+    content = settings.model_dump(mode="json")
+    for station in content["stations"]:
+        station["source"] = shown_source(station["source"])
+    digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+    return {"recipe_id": digest, "settings": content}
 
 
 def _server_keys(settings: Settings) -> ServerKeys | None:

@@ -14,6 +14,7 @@ from pydantic_core import ErrorDetails
 from edge_uad.errors import SettingsError
 from edge_uad.net.endpoints import DEFAULT_VERDICT_ENDPOINT
 from edge_uad.net.wire import MAX_STATION_CHARS
+from edge_uad.outputs.store import MIN_BYTES
 from edge_uad.outputs.zmq import DEFAULT_QUEUE_MESSAGES, HeatmapPolicy
 from edge_uad.records import Decision, Provider, SearchDevice
 from edge_uad.sources.frozen import FROZEN_AFTER_S
@@ -88,17 +89,39 @@ class CurveSettings(_Section):
         return self
 
 
-class AuditSettings(_Section):
-    """A line of JSON for every verdict."""
+class RecordsSettings(_Section):
+    """Verdicts, events, labels, banks and recipes in use, in one SQLite file."""
 
     file: Path | None = None
-    """None: no log."""
+    """None: no records."""
+    max_rows: Annotated[int, Field(ge=1, le=10**12)] = 10_000_000
+    """Verdicts kept, and events as many."""
+    max_bytes: Annotated[int, Field(ge=MIN_BYTES, le=2**50)] = 1024**3
+    """Of the file and its write-ahead log."""
+    max_age_days: Annotated[float, Field(gt=0, le=36_500, allow_inf_nan=False)] = 365.0
+    commit_s: Annotated[
+        float, Field(ge=0, le=3600, allow_inf_nan=False, validation_alias=AliasChoices("commit_s", "fsync_s"))
+    ] = 1.0
+    """A verdict is on the disk after so many seconds at most; 0: before the next one is written.
+
+    ``fsync_s`` is its former name, and still understood."""
+
+
+class AuditSettings(_Section):
+    """The former section, of the time when records were files of JSON Lines; still understood."""
+
+    file: Path | None = None
+    """The records are kept beside it; see :func:`records_beside`."""
     max_bytes: Annotated[int, Field(ge=64 * 1024, le=2**40)] = 64 * 1024 * 1024
-    """Of one file; full, it becomes ``<file>.1`` and so on."""
+    """Of one file; times ``max_files`` it is what the records may take."""
     max_files: Annotated[int, Field(ge=1, le=10_000)] = 16
-    """The newest one counted in; older ones are deleted."""
     fsync_s: Annotated[float, Field(ge=0, le=3600, allow_inf_nan=False)] = 1.0
-    """A line is on the disk after so many seconds at most; 0: before the next verdict is written."""
+    """``records.commit_s``."""
+
+
+def records_beside(log: Path) -> Path:
+    """Where the records are that an ``audit.file`` stands for: verdicts.jsonl → verdicts.sqlite."""
+    return log.with_suffix(".sqlite") if log.suffix == ".jsonl" else log.with_name(f"{log.name}.sqlite")
 
 
 class EvidenceSettings(_Section):
@@ -159,7 +182,9 @@ class Settings(_Section):
     artefacts_dir: Path | None = None
     """Banks and the model must lie in it; None: anywhere."""
     curve: CurveSettings = CurveSettings()
-    audit: AuditSettings = AuditSettings()
+    records: RecordsSettings = RecordsSettings()
+    audit: AuditSettings | None = None
+    """The former name of ``records``."""
     evidence: EvidenceSettings = EvidenceSettings()
     metrics: MetricsSettings = MetricsSettings()
     reconnect: ReconnectSettings = ReconnectSettings()
@@ -173,6 +198,20 @@ class Settings(_Section):
         if repeated:
             raise ValueError(f"the station name {repeated[0]!r} is used twice; every station needs its own")
         return self
+
+    @model_validator(mode="after")
+    def _records_once(self) -> Self:
+        if self.records.file is not None and self.audit is not None and self.audit.file is not None:
+            raise ValueError("records.file and audit.file mean the same; remove the section audit")
+        return self
+
+    def records_in_use(self) -> RecordsSettings:
+        """``records``, or what the former section ``audit`` stands for."""
+        audit = self.audit
+        if audit is None or audit.file is None:
+            return self.records
+        max_bytes = min(max(audit.max_bytes * audit.max_files, MIN_BYTES), 2**50)
+        return RecordsSettings(file=records_beside(audit.file), max_bytes=max_bytes, commit_s=audit.fsync_s)
 
 
 def load_settings(path: Path) -> Settings:
@@ -190,7 +229,8 @@ def load_settings(path: Path) -> Settings:
     model = None if settings.model is None else here / settings.model
     sections = {
         "curve": _anchored(settings.curve, here, "server_key", "client_keys"),
-        "audit": _anchored(settings.audit, here, "file"),
+        "records": _anchored(settings.records, here, "file"),
+        "audit": None if settings.audit is None else _anchored(settings.audit, here, "file"),
         "evidence": _anchored(settings.evidence, here, "folder"),
     }
     anchored = _anchored(settings, here, "artefacts_dir")

@@ -17,13 +17,13 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from edge_uad.errors import EndpointError
 from edge_uad.outputs.archive import Archive
-from edge_uad.outputs.audit import AuditLog
 from edge_uad.outputs.metrics import MAX_CONNECTIONS, Metrics, MetricsServer
 from edge_uad.records import StationState, StationStatus
 from edge_uad.stages import STAGES
 from tests.conftest import edge_uad
 from tests.fakes import GREEN, RED, frame, green_inspector, until
 from tests.processes import Running
+from tests.records import writer
 
 INSPECTOR = green_inspector()
 Samples = dict[tuple[str, frozenset[tuple[str, str]]], float]
@@ -114,7 +114,7 @@ def test_frames_drops_latency_queues_and_artefacts_are_told() -> None:
 
 
 def test_every_metric_stands_in_the_documents_table(tmp_path: Path) -> None:
-    archive = Archive(AuditLog(tmp_path / "log", max_bytes=10**6, max_files=1, fsync_s=0), None)
+    archive = Archive(writer(tmp_path / "r.sqlite"), None)
     metrics = Metrics()
     metrics.watch_archive(archive)
     archive.close()
@@ -125,9 +125,9 @@ def test_every_metric_stands_in_the_documents_table(tmp_path: Path) -> None:
 
 
 def test_what_is_not_written_down_is_told(tmp_path: Path) -> None:
-    log = AuditLog(tmp_path / "log", max_bytes=10**6, max_files=1, fsync_s=0)
-    log.note_lost(5, "the disk was too slow")
-    archive = Archive(log, None)
+    records = writer(tmp_path / "r.sqlite")
+    records.note_lost(5, "the disk was too slow")
+    archive = Archive(records, None)
     metrics = Metrics()
     metrics.watch_archive(archive)
     with serving(metrics) as server:
