@@ -1,8 +1,9 @@
 """A daemon of four stations under random faults, for as long as you like: ``make soak``, ``make soak MINUTES=60``.
 
-Senders are killed, frames are torn, banks change places and are broken, a subscriber stalls, the disk runs full. At the
-end every frame sent has its verdict or is counted, in order; every verdict is in the audit log or counted as lost;
-memory is flat; no thread and no descriptor is left behind. The seed is printed: the same one gives the same faults.
+Senders are killed, frames are torn, banks change places and are broken, a subscriber stalls, the disk runs full or
+refuses to open, write, fsync or rename. At the end every frame sent has its verdict or is counted, in order; every
+verdict is a row of the records or counted in a gap, and every chain fits; memory is flat; no thread and no descriptor
+is left behind. The seed is printed: the same one gives the same faults.
 """
 
 import argparse
@@ -23,13 +24,14 @@ import urllib.request
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import zmq
 
-from benchmarks.soak_disk import AuditReader, small_disk
+from benchmarks.soak_disk import FailingDisk
 from edge_uad import __version__
 from edge_uad.net.wire import decode_message, encode_frame
 from edge_uad.sources.sender import SEND_QUEUE_FRAMES, FrameSender, frame_message
@@ -48,8 +50,9 @@ GROWTH_RATIO = 0.03
 MAX_LOST_WITH_A_SENDER = SEND_QUEUE_FRAMES + 2
 """What a killed sender's own queue holds, the frame in its hand, and one on its way into the socket."""
 PATIENCE_S = 120.0
-LOG_STOPPED = "the audit log has stopped"
-AUDIT_BYTES, AUDIT_FILES = 2**20, 4
+RECORDS_STOPPED = "records are not written"
+EVIDENCE_STOPPED = "evidence is not kept"
+RECORDS_BYTES, RECORDS_ROWS = 2**23, 5000
 EVIDENCE_BYTES, EVIDENCE_FILES = 2**22, 100
 SCRAPE_EVERY_S = 5.0
 CLOCK_TICKS_PER_S = os.sysconf("SC_CLK_TCK")
@@ -152,7 +155,7 @@ class Listener:
         self.status: dict[str, dict] = {}
         self.refusals = 0
         self.disk_faults = 0
-        """How often status began to say that nothing can be written."""
+        """How often the status began to say that records are not written."""
         self.thread = threading.Thread(target=self._listen)
         self.thread.start()
 
@@ -171,7 +174,7 @@ class Listener:
             before = self.status.get(header["station"], {}).get("refused_bank")
             self.refusals += before is None and header["refused_bank"] is not None
             told = self.status.get(header["station"], {}).get("message") or ""
-            begins = LOG_STOPPED not in told and LOG_STOPPED in (header["message"] or "")
+            begins = RECORDS_STOPPED not in told and RECORDS_STOPPED in (header["message"] or "")
             self.disk_faults += begins and header["station"] == next(iter(STATIONS))  # one daemon, one log
             self.status[header["station"]] = header
         else:
@@ -212,12 +215,14 @@ class Soak:
         self.generations: dict[str, list[Generation]] = defaultdict(list)
         self.faults: dict[str, int] = defaultdict(int)
         self.samples: list[tuple[float, float]] = []
-        self.deck: list[Callable[[], None]] = []
+        self.deck: list[str] = []
         self.staller: Staller | None = None
-        self.disk = small_disk(folder / "disk")
-        self.disk_is_full = False
-        self.judged_while_full = 0
-        self._judged_at_full = 0
+        self.disk = FailingDisk(folder / "disk")
+        self.disk_faults = self.disk.faults()
+        self.failing: str | None = None
+        """The disk's fault of this moment."""
+        self.judged_while_failing = 0
+        self._judged_before = 0
         self.figures: dict[str, Any] = {}
         self.log = folder / "daemon.log"
 
@@ -273,15 +278,14 @@ class Soak:
         config = self.folder / "line.yaml"
         with socket.create_server(("127.0.0.1", 0)) as free:
             self.metrics = f"127.0.0.1:{free.getsockname()[1]}"
-        self.audit = self.folder / "disk" / "verdicts.jsonl"
         content = {
             "stations": stations,
             "model": str(model),
             "threads": 2,  # so that frames are judged side by side, too
             "publish": publish,
-            "audit": {"file": str(self.audit), "max_bytes": AUDIT_BYTES, "max_files": AUDIT_FILES},
+            "records": {"file": str(self.disk.records), "max_bytes": RECORDS_BYTES, "max_rows": RECORDS_ROWS},
             "evidence": {
-                "folder": str(self.folder / "disk" / "evidence"),
+                "folder": str(self.disk.evidence),
                 "max_bytes": EVIDENCE_BYTES,
                 "max_files": EVIDENCE_FILES,
             },
@@ -292,7 +296,7 @@ class Soak:
         return config
 
     def _soak(self, duration_s: float) -> int:
-        self.reader = AuditReader(self.audit)
+        self.disk.account.start()
         try:
             self._start_senders()
             self._wait(lambda: self._n_verdicts() >= WARM_UP_VERDICTS, "the first frames are not judged")
@@ -301,13 +305,13 @@ class Soak:
             cpu_s = self._cpu_s()
             self._inject_faults(duration_s)
             cores = (self._cpu_s() - cpu_s) / duration_s
-            self._mend_disk()
+            self._wait_for_records()
             after = self._quiet()
             metrics = self._metrics()
             self.daemon.send_signal(signal.SIGTERM)
             code = self.daemon.wait(PATIENCE_S)
         finally:
-            self.reader.close()
+            self.disk.account.close()
         return self._report(duration_s, before=before, after=after, code=code, cores=cores, metrics=metrics)
 
     def _inject_faults(self, duration_s: float) -> None:
@@ -337,21 +341,20 @@ class Soak:
         before.append(Generation(process, first, first - 1))
 
     def _fault(self) -> None:
+        faults: dict[str, Callable[[], None]] = {
+            "kill_sender": self._kill_sender,
+            "swap_bank": self._swap_bank,
+            "break_bank": self._break_bank,
+            "reload": self._reload,
+            "stall": self._stall,
+        }
+        faults |= {name: partial(self._fail_disk, name) for name in self.disk_faults}
         if not self.deck:
-            faults = [
-                self._kill_sender,
-                self._swap_bank,
-                self._break_bank,
-                self._reload,
-                self._stall,
-                self._fill_disk,
-            ]
-            self.deck = [faults[card] for card in self.dice.permutation(len(faults))]
-        if self.disk_is_full:  # from one fault to the next
-            self._make_room()
-        fault = self.deck.pop()
-        self.faults[fault.__name__.removeprefix("_")] += 1
-        fault()
+            self.deck = [list(faults)[card] for card in self.dice.permutation(len(faults))]
+        self._mend_disk()  # it fails from one fault to the next
+        name = self.deck.pop()
+        self.faults[name] += 1
+        faults[name]()
 
     def _kill_sender(self) -> None:
         station = list(STATIONS)[self.dice.integers(len(STATIONS))]
@@ -376,25 +379,26 @@ class Soak:
             self.staller.close()
             self.staller = None
 
-    def _fill_disk(self) -> None:
-        self.disk.fill(self.daemon.pid)
-        self.disk_is_full = True
-        self._judged_at_full = self._n_verdicts()
-
-    def _make_room(self) -> None:
-        self.judged_while_full += self._n_verdicts() - self._judged_at_full
-        self.disk.make_room(self.daemon.pid)
-        self.disk_is_full = False
+    def _fail_disk(self, name: str) -> None:
+        self._judged_before = self._n_verdicts()
+        self.disk_faults[name].begin(self.daemon.pid)
+        self.failing = name
 
     def _mend_disk(self) -> None:
-        """Make room, and wait until the log is written again: the senders are still at work."""
-        if self.disk_is_full:
-            self._make_room()
+        if self.failing is not None:
+            self.judged_while_failing += self._n_verdicts() - self._judged_before
+            self.disk_faults[self.failing].end(self.daemon.pid)
+            self.failing = None
 
-        def well() -> bool:
-            return not any(LOG_STOPPED in (status["message"] or "") for status in self.listener.status.values())
+    def _wait_for_records(self) -> None:
+        """Until everything is written again: the senders are still at work."""
+        self._mend_disk()
 
-        self._wait(well, "the audit log does not go on after there is room again")
+        def recovered() -> bool:
+            messages = [status["message"] or "" for status in self.listener.status.values()]
+            return not any(RECORDS_STOPPED in message or EVIDENCE_STOPPED in message for message in messages)
+
+        self._wait(recovered, "the records do not go on after the disk works again")
 
     def _n_verdicts(self) -> int:
         return sum(map(len, self.listener.verdicts.values()))
@@ -476,16 +480,18 @@ class Soak:
             "banks": {"refused": self.listener.refusals, "followed": log.count(" follows bank ")},
             "subscribers_fell_behind": sum(status["verdict_overruns"] for status in statuses),
             "heatmaps_skipped": sum(status["heatmaps_skipped"] for status in statuses),
-            "audit": {
+            "records": {
                 "verdicts": self._n_verdicts(),
-                "entries": self.reader.entries.total(),
-                "lost": self.reader.lost,
-                "gaps": self.reader.gaps,
+                "rows": self.disk.account.n_rows,
+                "missing": self.disk.account.missing,
+                "files": self.disk.account.n_files,
+                "events": dict(sorted(self.disk.account.events.items())),
             },
             "disk": {
                 "kind": self.disk.kind,
-                "told_in_status": self.listener.disk_faults,
-                "judged_while_full": self.judged_while_full,
+                "faults_reported": self.listener.disk_faults,
+                "judged_while_failing": self.judged_while_failing,
+                "evidence_lost": metrics["edge_uad_archive_lost_total evidence"],
             },
             "rss_mib": {
                 "start": self.samples[len(self.samples) // 5][1],
@@ -519,9 +525,13 @@ class Soak:
         print(f"banks refused: {figures['banks']['refused']}; followed: {figures['banks']['followed']}")
         print(f"subscribers fell behind: {figures['subscribers_fell_behind']} times")
         print(f"heatmaps not drawn: {figures['heatmaps_skipped']}")
-        audit, disk, rss = figures["audit"], figures["disk"], figures["rss_mib"]
-        print(f"audit log: {audit['entries']} lines, {audit['lost']} lost in {audit['gaps']} gaps")
-        print(f"full disk ({disk['kind']}): told {disk['told_in_status']} times, {disk['judged_while_full']} judged")
+        records, disk, rss = figures["records"], figures["disk"], figures["rss_mib"]
+        gaps = f"{records['missing']} missing in {records['events'].get('gap', 0)} gaps, in {records['files']} files"
+        print(f"records: {records['rows']} rows and {gaps}; of {records['verdicts']} verdicts")
+        print(
+            f"failing disk ({disk['kind']}): reported {disk['faults_reported']} times, "
+            f"{disk['judged_while_failing']} judged meanwhile, {disk['evidence_lost']:g} pictures not kept"
+        )
         slope = f"slope {rss['slope_per_h']:+.2f} ± {rss['slope_error']:.2f} MiB/h, rise {rss['rise_ratio']:+.2%}"
         print(f"memory: {rss['end']:.1f} MiB at the end, {slope}; CPU: {figures['cpu_cores']:.2f} cores")
         threads, descriptors = figures["threads"], figures["descriptors"]
@@ -531,19 +541,26 @@ class Soak:
         )
 
     def _check_disk(self, metrics: dict[str, float]) -> list[str]:
-        """Every verdict is in the log or counted as lost, and the metrics say the same."""
-        verdicts, entries, lost = self._n_verdicts(), self.reader.entries.total(), self.reader.lost
-        faults = list(self.reader.faults)
-        if entries + lost != verdicts:
-            faults.append(f"{verdicts} verdicts, but {entries} audit lines and {lost} counted as lost")
-        told = (metrics["edge_uad_frames_total"], metrics["edge_uad_archive_lost_total audit line"])
-        if told != (verdicts, lost):
-            faults.append(f"the metrics count {told}: {verdicts} verdicts were given, {lost} audit lines lost")
-        if self.faults["fill_disk"]:
-            if not lost or not self.listener.disk_faults:
-                faults.append("the disk was full, and nothing was told or lost")
-            if not self.judged_while_full:
-                faults.append("nothing was judged while the disk was full")
+        """Every verdict has one row or is counted as missing, and the metrics say the same."""
+        account = self.disk.account
+        verdicts = self._n_verdicts()
+        faults = list(account.faults)
+        if account.n_rows + account.missing != verdicts:
+            faults.append(f"{verdicts} verdicts, but {account.n_rows} rows and {account.missing} counted as missing")
+        for station, frames in account.frames.items():
+            given = {row[0] for row in self.listener.verdicts[station]}
+            faults += [f"{station}: frame {one} has {n} rows" for one, n in frames.items() if n > 1]
+            faults += [f"{station}: frame {one} has a row, but no verdict" for one in sorted(set(frames) - given)]
+        reported = (metrics["edge_uad_frames_total"], metrics["edge_uad_archive_lost_total audit line"])
+        if reported != (verdicts, account.missing):
+            faults.append(
+                f"the metrics count {reported}: there were {verdicts} verdicts, {account.missing} without a row"
+            )
+        if any(self.faults[name] for name in self.disk_faults):
+            if not self.listener.disk_faults:
+                faults.append("the disk failed, and the status said nothing")
+            if not self.judged_while_failing:
+                faults.append("nothing was judged while the disk failed")
         return faults
 
     def _check_station(self, station: str) -> tuple[dict[str, int], list[str]]:

@@ -1,5 +1,6 @@
 """Files that appear whole or not at all, and digests of files: the one atomic write of the project."""
 
+import errno
 import hashlib
 import os
 import re
@@ -10,6 +11,9 @@ from pathlib import Path
 
 _FILE_MODE = 0o666
 """Before the umask: a file made here is shared as any other file is."""
+_MISCONFIGURATION = {
+    *(errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG, errno.ELOOP)
+}
 _PARTIAL = re.compile(r"\.[0-9a-f]{16}\.part(\.[^.]+)?")
 """An unfinished file's name: random, short whatever the target's name is, with the target's suffix at the end."""
 
@@ -49,6 +53,11 @@ def write_atomically(path: Path, content: bytes, *, mode: int = _FILE_MODE, dura
     """
     with replacing(path, mode=mode, durable=durable) as temporary:
         temporary.write_bytes(content)
+
+
+def is_misconfiguration(error: OSError) -> bool:
+    """Whether the path or its permissions are wrong; otherwise a disk fails, and that may pass."""
+    return error.errno in _MISCONFIGURATION
 
 
 def is_partial(name: str) -> bool:

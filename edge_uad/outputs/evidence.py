@@ -1,6 +1,6 @@
-"""Evidence: frames kept as lossless PNG files, their verdict inside, and forgotten by count, age and bytes.
+"""Evidence: frames kept as lossless PNG files with their verdict inside, deleted by count, age and bytes.
 
-What came instead of a picture is kept as it is.
+A payload that was no picture is kept as it came.
 """
 
 import json
@@ -19,7 +19,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from edge_uad.errors import UsageError
-from edge_uad.files import is_partial, write_atomically
+from edge_uad.files import is_misconfiguration, is_partial, write_atomically
 from edge_uad.net.wire import header_of
 from edge_uad.records import AnyFrame, Decision, Frame, Verdict
 
@@ -30,7 +30,7 @@ SECONDS_PER_DAY = 86_400
 _PART_CHARS = 64
 _COMPRESS_LEVEL = 1  # a camera's noise does not get smaller by trying harder
 _PATTERN = re.compile(r"\d{8}T\d{6}\.\d{9}Z-(normal|anomalous|invalid)-[A-Za-z0-9._-]+\.(png|bin)")
-_UNFIT = re.compile(r"[^A-Za-z0-9._-]+")
+_NOT_ALLOWED = re.compile(r"[^A-Za-z0-9._-]+")
 
 log = logging.getLogger("edge_uad.outputs.evidence")
 
@@ -55,7 +55,7 @@ class EvidenceStore:
         max_age_days: older ones go.
 
     Raises:
-        UsageError: the folder cannot be used.
+        UsageError: path or permissions are wrong. A disk that fails is no reason not to start: ``fault`` says so.
     """
 
     def __init__(
@@ -70,15 +70,19 @@ class EvidenceStore:
         """Why the newest frame was not kept."""
         self.lost = 0
         """Frames that should have been kept and were not."""
+        self._kept: deque[_Kept] = deque()
+        self._n_bytes = 0
+        self._counted = False
+        """What earlier runs left is in ``_kept``."""
         try:
-            folder.mkdir(parents=True, exist_ok=True)
-            self._kept = deque(_found(folder))
+            self._count_earlier()
         except OSError as error:
-            raise UsageError(
-                f"the evidence folder {folder} cannot be used: {error.strerror or error}; check its rights"
-            ) from error
-        self._n_bytes = sum(one.n_bytes for one in self._kept)
-        self.prune()
+            reason = error.strerror or str(error)
+            if is_misconfiguration(error):
+                raise UsageError(
+                    f"the evidence folder {folder} cannot be used: {reason}; check the path and its permissions"
+                ) from error
+            self._report(reason)
 
     def keep(self, verdict: Verdict, frame: AnyFrame) -> str | None:
         """Write the frame where its decision is among those kept. A disk that refuses is counted, not raised.
@@ -94,6 +98,7 @@ class EvidenceStore:
         suffix = PICTURE_SUFFIX if isinstance(frame, Frame) else PAYLOAD_SUFFIX
         name = f"{_safe(verdict.station)}/{_file_stem(verdict)}{suffix}"
         try:
+            self._count_earlier()
             self._remember(_write(self._folder / name, content))
         except OSError as error:
             self.note_lost(error.strerror or str(error))
@@ -105,11 +110,21 @@ class EvidenceStore:
         return name
 
     def prune(self) -> None:
-        """Forget what is too old or too much; the newest file always stays. Raises nothing."""
+        """Delete what is too old or too much; the newest file always stays. Raises nothing."""
         while len(self._kept) > 1 and self._oldest_must_go():
-            self._forget_oldest()
+            self._delete_oldest()
         if self._kept and self._too_old(self._kept[0]):
-            self._forget_oldest()
+            self._delete_oldest()
+
+    def _count_earlier(self) -> None:
+        """Make the folder and take what is in it into account, once; a disk that fails at the start may recover."""
+        if self._counted:
+            return
+        self._folder.mkdir(parents=True, exist_ok=True)
+        self._kept = deque(_found(self._folder))
+        self._n_bytes = sum(one.n_bytes for one in self._kept)
+        self._counted = True
+        self.prune()
 
     def _oldest_must_go(self) -> bool:
         return len(self._kept) > self._max_files or self._n_bytes > self._max_bytes or self._too_old(self._kept[0])
@@ -117,7 +132,7 @@ class EvidenceStore:
     def _too_old(self, one: _Kept) -> bool:
         return time.time() - one.at_s > self._max_age_s
 
-    def _forget_oldest(self) -> None:
+    def _delete_oldest(self) -> None:
         oldest = self._kept.popleft()
         self._n_bytes -= oldest.n_bytes
         try:
@@ -134,6 +149,9 @@ class EvidenceStore:
     def note_lost(self, reason: str) -> None:
         """Count a frame that should have been kept and was not."""
         self.lost += 1
+        self._report(reason)
+
+    def _report(self, reason: str) -> None:
         if self.fault is None:
             log.error("evidence is not kept in %s: %s; inspection goes on", self._folder, reason)
         self.fault = f"evidence is not kept: {reason}"
@@ -165,8 +183,8 @@ def _file_stem(verdict: Verdict) -> str:
 
 
 def _safe(name: str) -> str:
-    """Fit for a file name: no separator, no leading dot, not too long; a part's end tells more than its start."""
-    return _UNFIT.sub("_", name)[-_PART_CHARS:].lstrip(".") or "_"
+    """A file name: no separator, no leading dot, at most 64 characters, of a long name the last ones."""
+    return _NOT_ALLOWED.sub("_", name)[-_PART_CHARS:].lstrip(".") or "_"
 
 
 def _png(verdict: Verdict, frame: Frame) -> bytes:
@@ -178,6 +196,6 @@ def _png(verdict: Verdict, frame: Frame) -> bytes:
 
 
 def _write(path: Path, content: bytes) -> _Kept:
-    path.parent.mkdir(exist_ok=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, content)
     return _Kept(path, len(content), time.time())

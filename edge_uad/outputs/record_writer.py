@@ -1,6 +1,5 @@
 """Rows on their way into the record store: batches, retries, and an exact account of what is not in it."""
 
-import errno
 import logging
 import sqlite3
 import time
@@ -12,6 +11,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from edge_uad.errors import RecordsDamagedError, UsageError
+from edge_uad.files import is_misconfiguration
 from edge_uad.net.wire import Json
 from edge_uad.outputs.audit import AUDIT_SCHEMA
 from edge_uad.outputs.store import Connect, Limits, Link, NewRow, RecordStore, Table, encode, is_damage
@@ -21,8 +21,6 @@ BATCH_ROWS = 128
 RETRY_S = 1.0
 PRUNE_STEPS = 8
 """Short transactions of retention after each commit, at most."""
-_MISCONFIGURED = {errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EEXIST, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP}
-"""Errors at the start that no disk gives by failing."""
 _LOCK_MODE = 0o640
 
 log = logging.getLogger("edge_uad.outputs.records")
@@ -94,7 +92,7 @@ class RecordWriter:
         try:
             self._open()
         except OSError as error:
-            if error.errno in _MISCONFIGURED:
+            if is_misconfiguration(error):
                 raise UsageError(
                     f"the records file {path} cannot be written: {error.strerror}; check the path and its permissions"
                 ) from error
@@ -167,8 +165,9 @@ class RecordWriter:
         unwritten = self.lost_unwritten
         if missing or unwritten:
             log.error(
-                "the records file %s lacks the last %d verdicts%s: %s",
+                "the records file %s %s the last %d verdicts%s: %s",
                 self.path,
+                "may lack" if self._in_doubt else "lacks",
                 missing + unwritten,
                 f", {unwritten} of them without a record of the gap" if unwritten else "",
                 self.fault,

@@ -462,9 +462,8 @@ def open_for_reading(path: Path, *, schema: int = len(MIGRATIONS)) -> sqlite3.Co
         sqlite3.Error: SQLite cannot read it.
     """
     _require_file(path.resolve())
-    address = f"file:{quote(os.fsencode(path.absolute()))}"
-    options = {"uri": True, "timeout": BUSY_TIMEOUT_S, "isolation_level": None}
-    connection = sqlite3.connect(f"{address}?mode=ro", **options)
+    address = f"file:{quote(os.fsencode(path.absolute()))}?mode=ro"
+    connection = _read_only(address)
     try:
         with damage_named(path):
             try:
@@ -475,7 +474,7 @@ def open_for_reading(path: Path, *, schema: int = len(MIGRATIONS)) -> sqlite3.Co
                 if os.access(path.parent, os.W_OK) or _size(path.with_name(f"{path.name}-wal")):
                     raise
                 connection.close()
-                connection = sqlite3.connect(f"{address}?mode=ro&immutable=1", **options)
+                connection = _read_only(f"{address}&immutable=1")
                 version = schema_version(connection, path, newest=schema)
         _require_schema(version, schema, path)
         connection.text_factory = _text
@@ -511,6 +510,10 @@ def schema_version(connection: sqlite3.Connection, path: Path, *, newest: int) -
             "use that version, or name another records.file"
         )
     return int(version)
+
+
+def _read_only(address: str) -> sqlite3.Connection:
+    return sqlite3.connect(address, uri=True, timeout=BUSY_TIMEOUT_S, isolation_level=None)
 
 
 def _require_schema(found: int, wanted: int, path: Path) -> None:

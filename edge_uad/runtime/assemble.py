@@ -340,10 +340,12 @@ def _archive(settings: Settings, stations: Sequence[Station]) -> Archive | None:
         limits = Limits(max_rows=kept.max_rows, max_bytes=kept.max_bytes, max_age_days=kept.max_age_days)
         records = RecordWriter(kept.file, limits=limits, commit_s=kept.commit_s)
     by_name = {station.name: station for station in stations}
-    return Archive(records, store, recipe=_recipe(settings), manifest_of=lambda name: by_name[name].inspector.manifest)
+    return Archive(
+        records, store, recipe=settings_recipe(settings), manifest_of=lambda name: by_name[name].inspector.manifest
+    )
 
 
-def _recipe(settings: Settings) -> dict[str, Any]:
+def settings_recipe(settings: Settings) -> dict[str, Any]:
     """The settings as they are recorded, with their digest; passwords in addresses left out."""
     content = settings.model_dump(mode="json")
     for station in content["stations"]:

@@ -63,7 +63,9 @@ def test_the_hash_of_a_frame_is_that_of_its_pixels_however_they_lie_in_memory() 
 
 
 def test_a_frame_without_a_picture_has_an_entry_too() -> None:
-    torn = UnreadableFrame(station="line", frame_id=3, captured_at_ns=1, captured_mono_ns=1, reason="torn", part_id="\udcff")
+    torn = UnreadableFrame(
+        station="line", frame_id=3, captured_at_ns=1, captured_mono_ns=1, reason="torn", part_id="\udcff"
+    )
     found = audit_entry(INSPECTOR.inspect(torn), torn, None)
     assert (found["decision"], found["reason"], found["frame_sha256"]) == ("invalid", "torn", None)
     assert found["part_id"] == "\\xff"  # as it is published

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import resource
 import time
 from pathlib import Path
 
@@ -148,3 +149,21 @@ def test_a_folder_that_cannot_be_written_is_told_and_inspection_is_not_disturbed
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(UsageError, match="cannot be used: File exists"):
         store(tmp_path / "file")
+
+
+def test_a_disk_that_fails_at_the_start_is_waited_for_and_what_was_there_counts(tmp_path: Path) -> None:
+    """The process may open no more files: what a disk's failure is to it, and no fault of the path."""
+    first = store(tmp_path)
+    earlier = [first.keep(*anomalous(frame_id)) for frame_id in range(3)]
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (0, limits[1]))
+    try:
+        kept = store(tmp_path, max_files=2)
+        assert kept.fault == "evidence is not kept: Too many open files"
+        assert kept.keep(*anomalous(3)) is None
+        assert kept.lost == 1
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+    name = kept.keep(*anomalous(4))
+    assert kept.fault is None
+    assert [path.relative_to(tmp_path).as_posix() for path in files(tmp_path)] == [earlier[-1], name]

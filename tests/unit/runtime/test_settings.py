@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from pydantic import BaseModel
 
 from edge_uad.errors import SettingsError
+from edge_uad.runtime.assemble import settings_recipe
 from edge_uad.runtime.settings import Settings, StationSettings, load_settings, parse_settings
 
 REPO = Path(__file__).parents[3]
@@ -128,3 +129,42 @@ def test_a_config_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     huge.write_bytes(b"#" * (1024 * 1024 + 1))
     with pytest.raises(SettingsError, match="at most"):
         load_settings(huge)
+
+
+def test_the_former_section_audit_stands_for_records_beside_the_log_that_it_names(tmp_path: Path) -> None:
+    config = tmp_path / "line.yaml"
+    config.write_text(STATION + "audit: {file: verdicts.jsonl, max_bytes: 20000000, max_files: 3, fsync_s: 0.5}")
+    records = load_settings(config).records_in_use()
+    assert (records.file, records.max_bytes, records.commit_s) == (tmp_path / "verdicts.sqlite", 60_000_000, 0.5)
+    config.write_text(STATION + "audit: {file: log, max_bytes: 65536, max_files: 1}")
+    records = load_settings(config).records_in_use()
+    assert (records.file, records.max_bytes) == (tmp_path / "log.sqlite", 8 * 1024**2)  # less would be no database
+    config.write_text(STATION + "audit: {max_files: 3}")
+    assert load_settings(config).records_in_use().file is None
+    config.write_text(STATION + "records: {file: r.sqlite, fsync_s: 2}")
+    records = load_settings(config).records_in_use()
+    assert (records.file, records.commit_s) == (tmp_path / "r.sqlite", 2.0)
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("audit: {file: a, maxfiles: 3}", "audit.maxfiles: there is no such key; did you mean max_files?"),
+        ("records: {max_row: 3}", "records.max_row: there is no such key; did you mean max_rows?"),
+        ("records: {max_bytes: 1000}", "records.max_bytes: input should be greater than or equal to 8388608, not 1000"),
+        ("records: {file: a}\naudit: {file: b}", "records.file and audit.file mean the same; remove the section audit"),
+    ],
+)
+def test_records_that_cannot_be_meant(text: str, told: str) -> None:
+    with pytest.raises(SettingsError) as error:
+        parse_settings(STATION + text, name="line.yaml")
+    assert str(error.value) == "line.yaml: " + told
+
+
+def test_the_recorded_settings_hold_no_password_and_their_digest_depends_on_each_key() -> None:
+    camera = "stations: [{name: line, source: 'rtsp://user:secret@host/1', bank: b}]\n"
+    recipe = settings_recipe(parse_settings(camera))
+    assert "secret" not in str(recipe)
+    assert recipe["settings"]["stations"][0]["source"] == "rtsp://host/1"
+    assert recipe == settings_recipe(parse_settings(camera))
+    assert recipe["recipe_id"] != settings_recipe(parse_settings(camera + "threads: 2"))["recipe_id"]
