@@ -64,7 +64,7 @@ class LabelValue(StrEnum):
 COLUMNS: dict[Table, tuple[str, ...]] = {
     Table.VERDICTS: (
         *("station", "frame_id", "part_id", "captured_at_ns", "decision", "reason", "score", "threshold", "p_value"),
-        *("foreground_ratio", "peak", "latency_ms", "dropped_before", "bank_id", "model_id"),
+        *("foreground_ratio", "peak", "latency_ms", "dropped_before", "sequence", "bank_id", "model_id"),
         *("written_at_ns", "frame_sha256", "frame_hw", "evidence"),
     ),
     Table.EVENTS: ("at_ns", "event", "verdict_id", "station", "gap", "reason"),

@@ -172,12 +172,10 @@ def test_a_fault_stays_with_its_frame() -> None:
     def fail() -> None:
         raise ZeroDivisionError("inside")
 
-    gate, failing = Gate(), ColouredBackbone(RED, fail)
-    source = ScriptedSource(chain([frame(0)], gate.then(frame(1, RED), frame(2))), then_wait=True)
-    line = Line(source, inspector=paired(FakeBackbone(gate), failing), parallel_frames=2)
+    failing = ColouredBackbone(RED, fail)
+    source = ScriptedSource([frame(0), frame(1, RED), frame(2)], then_wait=True)
+    line = Line(source, inspector=paired(failing, failing), parallel_frames=2)
     with line.running():
-        assert gate.reached.wait(PATIENCE_S)
-        gate.open.set()
         wait_for_n(line, 3)
     reasons = [one.reason for one in line.sink.verdicts]
     assert reasons == [None, "fault inside: ZeroDivisionError: inside", None]
