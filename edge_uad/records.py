@@ -31,6 +31,12 @@ Provider = Literal["cpu", "cuda", "tensorrt", "openvino"]
 """What runs the backbone."""
 SearchDevice = Literal["cpu", "gpu"]
 """What searches the bank."""
+Precision = Literal["fp32", "fp16", "int8"]
+"""Of a model's weights and blocks; input and outputs are float32 always."""
+Join = Literal["mean", "concat"]
+"""How the tokens of several blocks become one."""
+QueueMode = Literal["latest", "every"]
+"""Which frames of a station are judged: the newest one, or every one in turn."""
 
 
 class Decision(StrEnum):

@@ -4,14 +4,12 @@ from dataclasses import dataclass
 from typing import Literal
 
 from edge_uad.errors import UsageError
-from edge_uad.records import ModelCard
+from edge_uad.records import Join, ModelCard
 from export.architecture import VitSpec
 from export.weights import IMAGENET_MEAN, IMAGENET_STD, PAPER_TOP_RATIO
 
-Precision = Literal["fp32", "fp16"]
+FloatPrecision = Literal["fp32", "fp16"]
 """Of weights and blocks; inputs, outputs and joining are float32 always."""
-Join = Literal["mean", "concat"]
-"""Of several layers' tokens: their mean, or one after the other."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,7 +23,7 @@ class ExportRequest:
     attention_layer: int
     licence: str
     weights_sha256: str
-    precision: Precision = "fp32"
+    precision: FloatPrecision = "fp32"
     mean: tuple[float, float, float] = IMAGENET_MEAN
     std: tuple[float, float, float] = IMAGENET_STD
     join: Join = "mean"

@@ -7,11 +7,11 @@ from rich.console import Console
 
 from edge_uad.errors import UsageError
 from edge_uad.files import sha256_of_file
-from edge_uad.records import ModelCard
+from edge_uad.records import Join, ModelCard
 from edge_uad.runtime.cache import cache_dir
 from export.fetch import fetch_weights, load_named, only_one_process
 from export.graph import GRAPH_VERSION
-from export.request import ExportRequest, Join
+from export.request import ExportRequest
 from export.to_onnx import export_onnx
 from export.weights import weights_table
 

@@ -12,8 +12,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from edge_uad.records import Join
 from export.architecture import LAYER_NORM_EPS, MLP_RATIO, VitSpec, VitWeights
-from export.request import ExportRequest, Join, Precision
+from export.request import ExportRequest, FloatPrecision
 
 
 class Attention(nn.Module):
@@ -222,7 +223,7 @@ class PatchFeatures(nn.Module):
         self.join = join
         self.neighbourhood = neighbourhood
 
-    def with_precision(self, precision: Precision) -> "PatchFeatures":
+    def with_precision(self, precision: FloatPrecision) -> "PatchFeatures":
         """The same module with weights and blocks of this precision; input, outputs and joining stay float32."""
         if precision == "fp32":
             return self

@@ -7,10 +7,11 @@ from pathlib import Path
 
 from edge_uad.inference.inspector import Inspector
 from edge_uad.interfaces import FrameSource
+from edge_uad.records import QueueMode
 from edge_uad.runtime.daemon import Daemon
 from edge_uad.runtime.reload import BankReloader
 from edge_uad.runtime.signals import Signals
-from edge_uad.runtime.station import Mode, Station
+from edge_uad.runtime.station import Station
 from edge_uad.runtime.systemd import Notifier
 from edge_uad.sources.capture import Backoff
 from tests.fakes import FakeBackbone, RecordingSink, green_inspector
@@ -25,7 +26,7 @@ class Line:
     def __init__(
         self,
         *sources: FrameSource,
-        mode: Mode = "every",
+        mode: QueueMode = "every",
         backbone: FakeBackbone | None = None,
         notifier: Notifier | None = None,
         stop_timeout_s: float = PATIENCE_S,

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal, TypedDict
+from typing import TYPE_CHECKING, Annotated, TypedDict
 
 import typer
 
@@ -24,6 +24,7 @@ from edge_uad.cli.measuring import (
 from edge_uad.cli.model import model_or_default
 from edge_uad.cli.options import MachineOptions, RecipeOptions, recipe_of, with_option_groups
 from edge_uad.errors import UsageError
+from edge_uad.records import Join
 
 if TYPE_CHECKING:
     from bank_tools.bank.recipe import Recipe
@@ -165,7 +166,7 @@ class _ModelSettings(TypedDict, total=False):
     layers: tuple[int, ...]
     attention_layer: int
     input_px: int
-    join: Literal["mean", "concat"]
+    join: Join
     neighbourhood: int
 
 
@@ -184,7 +185,7 @@ def _model_settings(changes: dict[str, str]) -> _ModelSettings:
     return settings
 
 
-def _join(value: str) -> Literal["mean", "concat"]:
+def _join(value: str) -> Join:
     match value:
         case "mean" | "concat":
             return value

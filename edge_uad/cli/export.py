@@ -10,6 +10,7 @@ import typer
 
 from edge_uad.cli.console import console, stderr, warn
 from edge_uad.errors import MissingExtraError, UsageError
+from edge_uad.records import Join, Precision
 from edge_uad.runtime.cache import DEFAULT_INPUT_PX
 
 if TYPE_CHECKING:
@@ -21,21 +22,6 @@ CUSTOM = "custom"
 CUSTOM_PATCHES_PX = (8, 14, 16)
 UNKNOWN_LICENCE = "unknown"
 MAX_INPUT_PX = 2048
-
-
-class Precision(StrEnum):
-    """Of weights and blocks; input and outputs are float32 always."""
-
-    FP32 = "fp32"
-    FP16 = "fp16"
-    INT8 = "int8"
-
-
-class Join(StrEnum):
-    """How several blocks' tokens become one."""
-
-    MEAN = "mean"
-    CONCAT = "concat"
 
 
 class Target(StrEnum):
@@ -92,7 +78,7 @@ def export(
     ] = None,
     join: Annotated[
         Join, typer.Option("--join", help="The blocks' tokens: their mean, or one after the other.")
-    ] = Join.MEAN,
+    ] = "mean",
     neighbourhood: Annotated[
         int | None,
         typer.Option(
@@ -104,7 +90,7 @@ def export(
     ] = None,
     precision: Annotated[
         Precision, typer.Option("--precision", help="Of weights and blocks; any but fp32 wants edge-uad certify next.")
-    ] = Precision.FP32,
+    ] = "fp32",
     calibrate: Annotated[
         str | None,
         typer.Option(
@@ -142,10 +128,10 @@ def export(
         licence=source.licence,
         weights_sha256=sha256_of_file(source.file),
         # what int8 is made from
-        precision="fp16" if precision is Precision.FP16 else "fp32",
+        precision="fp16" if precision == "fp16" else "fp32",
         mean=source.mean,
         std=source.std,
-        join=join.value,
+        join=join,
         neighbourhood=source.neighbourhood if neighbourhood is None else neighbourhood,
         top_ratio=source.top_ratio,
     )
@@ -240,9 +226,9 @@ def _check_suffix(out: Path, target: Target) -> None:
 
 
 def _check_calibration(precision: Precision, calibrate: str | None, target: Target) -> None:
-    if (precision is Precision.INT8) != (calibrate is not None):
+    if (precision == "int8") != (calibrate is not None):
         raise UsageError("--precision int8 and --calibrate FOLDER, with good parts in it, come together")
-    if precision is Precision.INT8 and target is not Target.ONNX:
+    if precision == "int8" and target is not Target.ONNX:
         raise UsageError("--precision int8 is made for --target onnx alone; leave --target out, or use fp16")
 
 
@@ -270,7 +256,7 @@ def _write(
 
 
 def _report(differences: "list[Difference]", out: Path, model_id: str, precision: Precision) -> None:
-    compared = "fp32" if precision is Precision.INT8 else "the reference"
+    compared = "fp32" if precision == "int8" else "the reference"
     for difference in differences:
         console.print(
             f"parity on the {difference.image:<6} image: max abs difference to {compared} "
@@ -278,8 +264,8 @@ def _report(differences: "list[Difference]", out: Path, model_id: str, precision
             highlight=False,
         )
     console.print(f"{out}: model {model_id}", markup=False, highlight=False)
-    if precision is not Precision.FP32:
+    if precision != "fp32":
         warn(
-            f"{precision.value} runs with a parity certificate alone; next: "
+            f"{precision} runs with a parity certificate alone; next: "
             f"edge-uad certify {out} --against FP32_MODEL --good FOLDER"
         )

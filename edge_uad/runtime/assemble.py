@@ -23,12 +23,12 @@ from edge_uad.outputs.metrics import Metrics, MetricsServer
 from edge_uad.outputs.record_writer import RecordWriter
 from edge_uad.outputs.store import Limits
 from edge_uad.outputs.zmq import ZmqPublisher
-from edge_uad.records import Box, Geometry, Provider, SearchDevice
+from edge_uad.records import Box, Geometry, Provider, QueueMode, SearchDevice
 from edge_uad.runtime.artefacts import opened_inside
 from edge_uad.runtime.cache import older_default_model
 from edge_uad.runtime.reload import BankReloader
 from edge_uad.runtime.settings import Settings, StationSettings
-from edge_uad.runtime.station import Mode, Station
+from edge_uad.runtime.station import Station
 from edge_uad.runtime.workers import available_cores
 from edge_uad.sources import (
     EXCLUSIVE_KINDS,
@@ -361,7 +361,7 @@ def _server_keys(settings: Settings) -> ServerKeys | None:
     return load_server_keys(curve.server_key, curve.client_keys)
 
 
-def _mode(station: StationSettings, address: SourceAddress) -> Mode:
+def _mode(station: StationSettings, address: SourceAddress) -> QueueMode:
     if station.mode == "auto":
         return "latest" if address.live else "every"
     return station.mode

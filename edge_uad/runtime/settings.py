@@ -16,13 +16,13 @@ from edge_uad.net.endpoints import DEFAULT_VERDICT_ENDPOINT
 from edge_uad.net.wire import MAX_STATION_CHARS
 from edge_uad.outputs.store import MIN_BYTES
 from edge_uad.outputs.zmq import DEFAULT_QUEUE_MESSAGES, HeatmapPolicy
-from edge_uad.records import Decision, Provider, SearchDevice
+from edge_uad.records import Decision, Provider, QueueMode, SearchDevice
 from edge_uad.sources.frozen import FROZEN_AFTER_S
 
 MAX_CONFIG_BYTES = 1024 * 1024
 MAX_STATIONS = 64
 
-StationMode = Literal["auto", "latest", "every"]
+StationMode = Literal["auto"] | QueueMode
 Seconds = Annotated[float, Field(gt=0, le=3600, allow_inf_nan=False)]
 
 

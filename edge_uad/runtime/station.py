@@ -6,19 +6,16 @@ from collections import Counter
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Literal
 
 from edge_uad.errors import EdgeUadError
 from edge_uad.inference.bank import short_id
 from edge_uad.inference.inspector import Inspector
 from edge_uad.inference.overlay import LONGEST_SIDE_PX
 from edge_uad.interfaces import FrameSource, RemoteClockSource
-from edge_uad.records import AnyFrame, Decision, Frame, StationState, StationStatus, UInt8, Verdict
+from edge_uad.records import AnyFrame, Decision, Frame, QueueMode, StationState, StationStatus, UInt8, Verdict
 from edge_uad.runtime.reload import NewBank
 from edge_uad.sources.capture import REPLACE_AFTER_S, Backoff, Capture
 from edge_uad.sources.queues import BoundedFrameQueue, FrameQueue, LatestFrameQueue
-
-Mode = Literal["latest", "every"]
 
 log = logging.getLogger("edge_uad.runtime.station")
 
@@ -45,7 +42,7 @@ class Station:
         name: str,
         source: FrameSource,
         inspector: Inspector,
-        mode: Mode,
+        mode: QueueMode,
         queue_frames: int = 8,
         backoff: Backoff | None = None,
         deadline_ms: float | None = None,

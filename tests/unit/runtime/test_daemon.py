@@ -10,8 +10,7 @@ from pathlib import Path
 import pytest
 
 from edge_uad.errors import EndpointError, SourceLostError
-from edge_uad.records import Decision, Frame, StationState, StationStatus, UnreadableFrame
-from edge_uad.runtime.station import Mode
+from edge_uad.records import Decision, Frame, QueueMode, StationState, StationStatus, UnreadableFrame
 from edge_uad.runtime.systemd import Notifier
 from tests.fakes import (
     GREEN,
@@ -43,7 +42,7 @@ def test_one_verdict_for_each_frame_in_order_until_the_source_ends() -> None:
 
 
 @pytest.mark.parametrize(("mode", "ready"), [("every", True), ("latest", False)])
-def test_frames_that_wait_to_be_judged_are_made_ready_meanwhile(mode: Mode, ready: bool) -> None:
+def test_frames_that_wait_to_be_judged_are_made_ready_meanwhile(mode: QueueMode, ready: bool) -> None:
     (station,) = Line(ScriptedSource([frame(0)]), mode=mode).stations
     station.start(on_frame=lambda: None, on_change=lambda: None)
     until(lambda: station.waiting == 1)

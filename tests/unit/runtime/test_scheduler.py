@@ -9,15 +9,15 @@ import pytest
 from hypothesis import settings
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from edge_uad.records import Verdict
+from edge_uad.records import QueueMode, Verdict
 from edge_uad.runtime.scheduler import Job, Scheduler
-from edge_uad.runtime.station import Mode, Station
+from edge_uad.runtime.station import Station
 from tests.fakes import ScriptedSource, frame, green_inspector
 
 INSPECTOR = green_inspector()
 
 
-def station(name: str, mode: Mode = "every", deadline_ms: float | None = None) -> Station:
+def station(name: str, mode: QueueMode = "every", deadline_ms: float | None = None) -> Station:
     return Station(
         name=name, source=ScriptedSource(), inspector=INSPECTOR, mode=mode, queue_frames=1000, deadline_ms=deadline_ms
     )
