@@ -41,7 +41,7 @@ def test_json_lines_carry_every_field_of_the_verdict(tiny_model: Path, tiny_bank
     assert next(iter(one)) == "schema"
     assert set(one) == {
         "schema", "station", "frame_id", "part_id", "captured_at_ns", "decision", "reason", "score", "threshold",
-        "p_value", "foreground_ratio", "peak", "latency_ms", "dropped_before", "model_id", "bank_id",
+        "p_value", "foreground_ratio", "peak", "latency_ms", "dropped_before", "model_id", "bank_id", "sequence",
     }  # fmt: skip
     assert one["score"] > one["threshold"] == manifest.threshold
     assert one["p_value"] == pytest.approx(1 / 25)
