@@ -143,6 +143,24 @@ def test_a_cut_packet_of_motion_jpeg_costs_its_own_picture_only(mjpeg_film: Path
     assert all(frame.payload for frame in frames if isinstance(frame, UnreadableFrame))
 
 
+def test_motion_jpeg_overwritten_in_place_is_no_picture(mjpeg_film: Path, tmp_path: Path) -> None:
+    """As a bad sector or an unwritten block leaves it: the packet has its length, and an end."""
+    rng = np.random.default_rng(5)
+    hit = set(rng.choice(N_FRAMES, 10, replace=False).tolist())
+    damaged = tmp_path / "damaged.avi"
+
+    def overwritten(number: int, packet: bytes) -> bytes:
+        if number not in hit:
+            return packet
+        at = int(len(packet) * rng.uniform(0.3, 0.6))
+        return packet[:at] + (bytes(512) if number % 2 else rng.bytes(512)) + packet[at + 512 :]
+
+    remux(mjpeg_film, damaged, overwritten)
+    frames = read(damaged)
+    assert check_pixels(frames, pictures(mjpeg_film)) == N_FRAMES - len(hit)
+    assert {frame.frame_id for frame in frames if isinstance(frame, UnreadableFrame)} == hit
+
+
 def test_motion_jpeg_without_huffman_tables_is_decoded_with_the_standard_ones(tmp_path: Path) -> None:
     whole, bare = tmp_path / "whole.avi", tmp_path / "bare.avi"
     parts = [jpeg(number) for number in range(5)]
