@@ -1,6 +1,6 @@
-"""Where frames come from: one class per kind of source, and what stands between capture and inspection.
+"""Where frames come from: one class per kind of source, the capture thread, and the queues to inspection.
 
-A source is named by one text, on the command line and in a config file alike.
+One text names a source, on the command line and in a config file alike.
 """
 
 import glob
@@ -22,7 +22,7 @@ VIDEO_SUFFIXES = frozenset({".avi", ".m4v", ".mjpeg", ".mjpg", ".mkv", ".mov", "
 
 
 class SourceKind(StrEnum):
-    """What a source's text stands for."""
+    """Kinds of sources."""
 
     CAMERA = "camera"
     STREAM = "stream"
@@ -33,16 +33,16 @@ class SourceKind(StrEnum):
 
 
 LIVE_KINDS = frozenset({SourceKind.CAMERA, SourceKind.STREAM, SourceKind.SUB})
-"""Sources that do not wait: only the newest frame is worth judging, unless told otherwise."""
+"""Sources that do not wait for inspection: by default only their newest frame is judged."""
 
 
 EXCLUSIVE_KINDS = frozenset({SourceKind.CAMERA, SourceKind.PULL, SourceKind.SUB})
-"""Sources that can be opened once."""
+"""Sources that one station alone can open."""
 
 
 @dataclass(frozen=True, slots=True)
 class SourceAddress:
-    """A source's text, understood."""
+    """What a source's text names."""
 
     kind: SourceKind
     address: str
@@ -50,18 +50,18 @@ class SourceAddress:
 
     @property
     def live(self) -> bool:
-        """Whether it goes on without waiting for inspection."""
+        """Whether it sends on without waiting for inspection."""
         return self.kind in LIVE_KINDS
 
 
 def parse_source(text: str) -> SourceAddress:
-    """Understand a source's text.
+    """Parse a source's text.
 
     ``0`` or ``/dev/video0``: camera. ``rtsp://…``, ``http://…``, ``udp://…``: stream. ``tcp://…``, ``ipc://…``:
     ZeroMQ PULL; with ``sub+`` before it, SUB. A folder, a glob, an image: those files. A video file: its frames.
 
     Raises:
-        UsageError: nothing of the kind; names the path that is not there.
+        UsageError: it names no source; the message names the path that does not exist.
     """
     pattern, plus, endpoint = text.partition("+")
     if plus and pattern in {"pull", "sub"} and endpoint.startswith(_ZMQ_SCHEMES):
@@ -95,13 +95,13 @@ def make_source(
     keys: ServerKeys | None = None,
     trust_sender_clock: bool = False,
 ) -> FrameSource:
-    """The source that an address stands for, not open yet.
+    """The source at an address, not open yet.
 
     Args:
         address: from ``parse_source``.
         station: the frames' station.
         insecure: allow ZeroMQ endpoints beyond this machine.
-        keys: what ZeroMQ endpoints let in; None lets in all who reach them.
+        keys: CURVE keys of ZeroMQ endpoints; None: without encryption, open to all who can connect.
         trust_sender_clock: frames from ZeroMQ endpoints are as old as their sender says.
 
     Raises:
@@ -151,7 +151,7 @@ def make_source(
 
 
 def reduce_decoding(source: FrameSource, least_side_px: int | None) -> None:
-    """Let the source decode no more of its JPEG pictures than is needed, where it decodes any; None changes nothing."""
+    """Let a source that decodes JPEG files decode them at a part of their size; None: at full size."""
     if least_side_px is not None and isinstance(source, DecodingSource):
         source.reduce_to(least_side_px)
 

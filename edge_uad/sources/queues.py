@@ -1,4 +1,4 @@
-"""Between capture and inspection: a slot where the newest frame wins, or a queue that holds capture back.
+"""Queues between capture and inspection: one that keeps the newest frame, one that makes capture wait.
 
 Both count. At every moment: frames put = taken + dropped + waiting, and the sources' own drops add to ``dropped``.
 """
@@ -14,24 +14,24 @@ from edge_uad.records import AnyFrame
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class QueueStats:
-    """What a queue has seen so far."""
+    """A queue's counters."""
 
     taken: int
-    """Frames that inspection accepted."""
+    """Frames given to inspection."""
     dropped: int
-    """Frames that came to no verdict: replaced, left over at the close, or skipped by the source itself."""
+    """Frames without a verdict: replaced, left over at the close, or skipped by the source itself."""
     waiting: int
     last_frame_mono_ns: int | None
     """When the newest frame was captured, on the monotonic clock."""
     next_frame_mono_ns: int | None
-    """When the frame was captured that ``take`` would give."""
+    """When the frame was captured that ``take`` would return."""
 
 
 class FrameQueue(Protocol):
-    """One station's way from its capture thread to the inspection loop."""
+    """One station's frames, between its capture thread and the workers."""
 
     def put(self, frame: AnyFrame) -> bool:
-        """Hand over a frame; False where the queue is closed and the frame was dropped."""
+        """Add a frame; returns False where the queue is closed and the frame was dropped."""
 
     def take(self) -> AnyFrame | None:
         """The next frame to judge, or None. Never blocks."""
@@ -40,17 +40,17 @@ class FrameQueue(Protocol):
         """The next frame, where it was captured at that moment or before; else None. Never blocks."""
 
     def close(self) -> None:
-        """Drop what is left and let go of a ``put`` that waits."""
+        """Drop what is left; a ``put`` that waits returns."""
 
     def stats(self) -> QueueStats:
         """A consistent reading of the counters."""
 
 
 class LatestFrameQueue:
-    """Holds one frame: the newest wins, and tells how many it skipped (``latest``).
+    """Holds the newest frame, with the number of frames that it replaced (``latest``).
 
     Args:
-        wake: called after each frame, to wake the inspection loop.
+        wake: called after each frame, to wake a worker.
     """
 
     def __init__(self, wake: Callable[[], None]) -> None:
@@ -63,7 +63,7 @@ class LatestFrameQueue:
         self._last_mono_ns: int | None = None
 
     def put(self, frame: AnyFrame) -> bool:
-        """Take the place of the frame that waits, if any; its count of drops is inherited."""
+        """Replace the frame that waits, if any, and add its count of drops."""
         with self._lock:
             self._last_mono_ns = frame.captured_mono_ns
             self._dropped += frame.dropped_before
@@ -83,7 +83,7 @@ class LatestFrameQueue:
             return self._give()
 
     def take_older(self, mono_ns: int) -> AnyFrame | None:
-        """The newest frame, once, where it is so old."""
+        """The newest frame, once, where it was captured at that moment or before."""
         with self._lock:
             return self._give() if self._frame is not None and self._frame.captured_mono_ns <= mono_ns else None
 
@@ -112,10 +112,10 @@ class LatestFrameQueue:
 
 
 class BoundedFrameQueue:
-    """Keeps every frame in order; a full queue makes ``put`` wait: back-pressure for the source (``every``).
+    """Keeps every frame in order; ``put`` waits while the queue is full: back-pressure for the source (``every``).
 
     Args:
-        wake: called after each frame, to wake the inspection loop.
+        wake: called after each frame, to wake a worker.
         capacity: frames held at most.
     """
 
@@ -132,7 +132,7 @@ class BoundedFrameQueue:
         self._last_mono_ns: int | None = None
 
     def put(self, frame: AnyFrame) -> bool:
-        """Wait for room, until ``close`` if it must be."""
+        """Wait for room, at the longest until ``close``."""
         with self._room:
             self._last_mono_ns = frame.captured_mono_ns
             self._dropped += frame.dropped_before
@@ -150,7 +150,7 @@ class BoundedFrameQueue:
             return self._give() if self._frames else None
 
     def take_older(self, mono_ns: int) -> AnyFrame | None:
-        """The oldest frame, once, where it is so old."""
+        """The oldest frame, once, where it was captured at that moment or before."""
         with self._room:
             return self._give() if self._frames and self._frames[0].captured_mono_ns <= mono_ns else None
 

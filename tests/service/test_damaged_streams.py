@@ -6,7 +6,9 @@ for pixel: a part that was concealed, or a picture decoded from others than its 
 
 import contextlib
 import io
+import json
 import re
+import signal
 import socket
 import threading
 import time
@@ -26,6 +28,7 @@ from edge_uad.records import AnyFrame, Frame, UInt8, UnreadableFrame
 from edge_uad.sources.decode import decode_image
 from edge_uad.sources.stream import StreamSource
 from tests.films import RATE_HZ, jpeg, number_of, numbered, transport_stream
+from tests.processes import Running
 
 N_FRAMES = 40
 KEY_EVERY = 10
@@ -71,7 +74,7 @@ def numbers_of_whole(frames: Sequence[AnyFrame], sent: dict[int, UInt8]) -> list
 
 
 @contextmanager
-def http_parts(parts: Sequence[bytes], *, with_length: bool) -> Iterator[str]:
+def http_parts(parts: Sequence[bytes], *, with_length: bool = True, every_s: float = 0) -> Iterator[str]:
     """Serves them as multipart/x-mixed-replace, as IP cameras do; gives the URL."""
 
     class Handler(BaseHTTPRequestHandler):
@@ -79,7 +82,12 @@ def http_parts(parts: Sequence[bytes], *, with_length: bool) -> Iterator[str]:
             self.send_response(200)
             self.send_header("Content-Type", "multipart/x-mixed-replace; boundary=part")
             self.end_headers()
+            with contextlib.suppress(ConnectionError):
+                self.send_parts()
+
+        def send_parts(self) -> None:
             for part in parts:
+                time.sleep(every_s)
                 length = f"Content-Length: {len(part)}\r\n" if with_length else ""
                 self.wfile.write(f"--part\r\nContent-Type: image/jpeg\r\n{length}\r\n".encode() + part + b"\r\n")
             self.wfile.write(b"--part--\r\n")
@@ -118,6 +126,32 @@ def test_the_last_http_part_cut_to_a_quarter_is_no_picture() -> None:
         *_, last = frames_until_lost(url)
     assert isinstance(last, UnreadableFrame)
     assert "a damaged picture" in last.reason
+
+
+def test_a_camera_that_repeats_one_picture_is_invalid_until_it_changes(
+    tiny_model: Path, tiny_bank: Path, tmp_path: Path
+) -> None:
+    parts = [jpeg(0)] * 40 + [jpeg(number) for number in range(1, 10)]
+    config = tmp_path / "line.yaml"
+    with http_parts(parts, every_s=0.05) as url:
+        config.write_text(
+            f"stations:\n  - {{name: line, source: {url}, bank: {tiny_bank}, mode: every, frozen_after_s: 0.5}}\n"
+            f"model: {tiny_model}\nthreads: 1\npublish: {{endpoint: 'tcp://127.0.0.1:*', heatmap: never}}\n"
+        )
+        with Running.edge_uad("serve", "--config", config) as daemon:
+            endpoint = daemon.wait_for(r"verdicts on (\S+)")[1]
+            with Running.edge_uad("watch", endpoint, "--json") as watch:
+                watch.wait_for('"decision": "invalid", "reason": "the picture has not changed for 0.5 s"')
+                watch.wait_for('"message": "the picture has not changed for 0.5 s"')
+                daemon.wait_for("line: the picture changes again")
+                watch.wait_for('"frame_id": 45, ')
+                watch.signal(signal.SIGINT)
+                watch.ends(code=0)
+            daemon.signal(signal.SIGTERM)
+            daemon.ends(code=0)
+    verdicts = {one["frame_id"]: one for one in map(json.loads, watch.out) if "decision" in one}
+    assert {verdicts[frame_id]["decision"] for frame_id in range(30, 40)} == {"invalid"}
+    assert "invalid" not in {verdicts[frame_id]["decision"] for frame_id in range(40, 46)}
 
 
 # --- MPEG-TS over UDP

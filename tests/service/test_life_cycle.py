@@ -149,7 +149,7 @@ def test_a_second_signal_leaves_at_once_with_a_full_queue_and_a_dead_source(
 def test_a_camera_whose_driver_never_answers_is_opened_anew_while_the_line_runs(
     config: Path, run_dir: Path, tiny_bank: Path, good_parts: Path
 ) -> None:
-    """A server takes the connection and is silent: OpenCV stays inside ``open``. The other station does not notice."""
+    """A server takes the connection and is silent: FFmpeg stays inside ``open``. The other station does not notice."""
     with socket.create_server(("127.0.0.1", 0)) as silent:
         dead = f"  - {{name: dead, source: 'http://127.0.0.1:{silent.getsockname()[1]}/1', bank: {tiny_bank}}}\n"
         text = config.read_text().replace("model:", f"{dead}model:")

@@ -132,7 +132,7 @@ def test_a_camera_that_is_not_there_is_waited_for(
 def test_a_source_that_never_answers_does_not_hold_up_the_stop(
     tiny_model: Path, tiny_bank: Path, run_dir: Path
 ) -> None:
-    """A server that takes the connection and then says nothing: OpenCV waits inside ``open``."""
+    """A server that takes the connection and then says nothing: FFmpeg waits inside ``open``."""
     with socket.create_server(("127.0.0.1", 0)) as silent:
         config = run_dir / "line.yaml"
         config.write_text(

@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 import pytest
 
-from edge_uad.errors import SourceLostError
+from edge_uad.errors import SourceLostError, UsageError
 from edge_uad.interfaces import ReplaceableSource
 from edge_uad.records import Frame, StationState
 from edge_uad.sources.camera import CameraSource
@@ -67,6 +67,11 @@ def test_a_stream_that_is_not_there_is_lost_not_refused() -> None:
         pass
     with pytest.raises(SourceLostError, match=r"cannot be opened \(connection refused\); is the camera on"):
         StreamSource("line", f"http://127.0.0.1:{port}/film.avi").open()
+
+
+def test_a_protocol_that_ffmpeg_was_built_without_is_refused_for_good() -> None:
+    with pytest.raises(UsageError, match=r"srt://127.0.0.1:9: the FFmpeg of this installation does not have that"):
+        StreamSource("line", "srt://127.0.0.1:9").open()
 
 
 def test_a_stream_and_a_camera_can_be_replaced_and_count_on_but_a_film_would_begin_anew(folder: Path) -> None:

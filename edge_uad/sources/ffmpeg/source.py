@@ -15,7 +15,7 @@ from av.container.input import InputContainer
 from av.format import ContainerFormat
 from av.video.stream import VideoStream
 
-from edge_uad.errors import FrameError, SourceLostError
+from edge_uad.errors import FrameError, SourceLostError, UsageError
 from edge_uad.records import AnyFrame, Frame, UnreadableFrame
 from edge_uad.sources.ffmpeg.decoder import Arrival, Decoder, Picture, decoder_for
 
@@ -91,7 +91,7 @@ class FfmpegSource:
 
         Raises:
             SourceLostError: it is not there (yet), or holds no video.
-            UsageError: it is a file without video.
+            UsageError: it is a file without video, or FFmpeg was built without its protocol.
         """
         self.close()
         try:
@@ -103,6 +103,10 @@ class FfmpegSource:
                     # each holds for connecting and for probing alone
                     timeout=(self._open_timeout_s / 2, self._frame_timeout_s),
                 )
+        except av.error.ProtocolNotFoundError as error:
+            raise UsageError(
+                f"{self._shown}: the FFmpeg of this installation does not have that protocol; use RTSP, HTTP or UDP"
+            ) from error
         except (av.FFmpegError, ValueError, OSError) as error:
             self._cannot_open(_cause(error))
         self._container = container
