@@ -160,7 +160,7 @@ def test_a_camera_whose_driver_never_answers_is_opened_anew_while_the_line_runs(
         ):
             silent.settimeout(PATIENCE_S)
             connections = [silent.accept()[0] for _ in range(2)]
-            daemon.wait_for(r"dead: the source has not answered for .* opened anew \(1 of 3 such threads\)")
+            daemon.wait_for(r"dead: the source has not answered for .* opened anew \(1 of 3\)")
             watch.wait_for('"hung_reads": [1-3],')
             edge_uad("send", good_parts, "--to", f"ipc://{run_dir}/in")
             watch.wait_for('"judged": 24, ')
