@@ -37,7 +37,7 @@ class VitSpec:
     layer_scale: bool = False
     """DINOv2's learned factor on every residual branch."""
     registers: int = 0
-    """Tokens between CLS and the patches that stand for no place in the image."""
+    """Tokens between CLS and the patches that belong to no place in the image."""
 
     @property
     def prefix_tokens(self) -> int:

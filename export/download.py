@@ -108,7 +108,7 @@ def _receive(response: http.client.HTTPResponse, url: str, part: Path, console: 
     start = _size(part) if resumed else 0
     if resumed and not response.headers.get("Content-Range", "").startswith(f"bytes {start}-"):
         part.unlink()
-        raise CutOffError(f"{url} answers with another part of the file than was asked for; run the command again")
+        raise CutOffError(f"{url} answers with another part of the file than was requested; run the command again")
     length = response.headers.get("Content-Length")
     total = start + int(length) if length is not None and length.isdigit() else None
     if total is not None and total > MAX_BYTES:

@@ -31,7 +31,7 @@ def vit_graph(weights: VitWeights, request: ExportRequest) -> onnx.GraphProto:
     """The graph from pixels to patch tokens and CLS attention, in one pass and no further than needed.
 
     Its input is pixels, float32 (batch, 3, H, W). Its outputs are tokens, float32 (batch, N, D), unit norm, and
-    attention, float32 (batch, N). Weights and blocks have the precision asked for; joining is float32 always. The same
+    attention, float32 (batch, N). Weights and blocks have the requested precision; joining is float32 always. The same
     arguments give the same graph.
 
     Args:
@@ -103,7 +103,7 @@ class _VitGraph:
         return self._add("Concat", ["prefix_tokens", "patches"], "embedded", axis=1)
 
     def _block(self, x: str, index: int) -> str:
-        """Tokens after a block, (batch, T, D); the CLS row on the way where it is asked for."""
+        """Tokens after a block, (batch, T, D); the attention output, too, where this is its block."""
         name, dim, state = f"block{index}", self._spec.dim, self._state
         norm = self._norm(x, f"blocks.{index}.norm1", f"{name}.norm1")
         weight, bias = self._scaled_qkv(index)

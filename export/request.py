@@ -1,4 +1,4 @@
-"""What an export is asked for, and the card that follows from it."""
+"""The settings of an export, and the card that follows from them."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -14,7 +14,7 @@ FloatPrecision = Literal["fp32", "fp16"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExportRequest:
-    """What to make of a backbone."""
+    """The settings of one export."""
 
     backbone: str
     """Its name, for the card."""

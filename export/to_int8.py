@@ -55,7 +55,7 @@ def export_int8(
         The differences between the file and the fp32 one, both run by ONNX Runtime, by image.
 
     Raises:
-        UsageError: what was asked for does not fit the backbone, or too few good parts can be read.
+        UsageError: the request does not fit the backbone, or too few good parts can be read.
         ModelError: the file cannot be written.
     """
     files = spread(good, CALIBRATION_IMAGES)

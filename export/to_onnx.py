@@ -33,7 +33,7 @@ def export_onnx(
         The differences between ONNX Runtime and the float32 reference, by image.
 
     Raises:
-        UsageError: what was asked for does not fit the backbone.
+        UsageError: the request does not fit the backbone.
         ModelError: the file cannot be written, or computes something else.
     """
     check_request(request, weights.spec)
@@ -54,7 +54,7 @@ def onnx_bytes(weights: VitWeights, request: ExportRequest) -> bytes:
     """The model file's content: the same bytes for the same arguments, with the card inside.
 
     Raises:
-        UsageError: what was asked for does not fit the backbone.
+        UsageError: the request does not fit the backbone.
     """
     check_request(request, weights.spec)
     model = onnx.helper.make_model(

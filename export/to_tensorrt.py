@@ -37,7 +37,7 @@ def export_tensorrt(
     Raises:
         MissingExtraError: without the [tensorrt] extra.
         ProviderError: there is no GPU.
-        UsageError: what was asked for does not fit the backbone.
+        UsageError: the request does not fit the backbone.
         ModelError: the engine cannot be built or written, or computes something else.
     """
     torch_tensorrt = _import_torch_tensorrt()
@@ -64,7 +64,7 @@ def _engine_bytes(torch_tensorrt: Any, features: PatchFeatures, request: ExportR
     engine: bytes = torch_tensorrt.dynamo.convert_exported_program_to_serialized_trt_engine(
         exported,
         arg_inputs=[example],
-        use_explicit_typing=True,  # the module's own types are the precision asked for
+        use_explicit_typing=True,  # the module's own types are the requested precision
         disable_tf32=request.precision == "fp32",
     )
     return engine

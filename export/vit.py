@@ -275,7 +275,7 @@ def torch_vit(weights: VitWeights) -> VisionTransformer:
 
 
 def requested_features(weights: VitWeights, request: ExportRequest) -> PatchFeatures:
-    """The module that computes what was asked for, in float32."""
+    """The module that computes the two outputs of the request, in float32."""
     return PatchFeatures(
         torch_vit(weights),
         input_hw=request.input_hw,

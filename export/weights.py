@@ -53,7 +53,7 @@ class UrlSource(BaseModel):
             raise ValueError("an address without https needs the sha256 of what comes from it")
         return self
 
-    def filename(self, backbone: str) -> str:  # noqa: ARG002  # the publisher's own name says which it is
+    def filename(self, backbone: str) -> str:  # noqa: ARG002  # the publisher's own file name is kept
         """What the file is called in the cache, below the backbone's folder."""
         return PurePosixPath(urlsplit(str(self.url)).path).name
 
@@ -81,7 +81,7 @@ class PackageSource(BaseModel):
 
 
 class NamedBackbone(BaseModel):
-    """One backbone that can be asked for by name."""
+    """One backbone that is known by name."""
 
     model_config = _STRICT
 

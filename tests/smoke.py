@@ -51,7 +51,7 @@ def main() -> None:
         sys.exit(f"the scratched part is {bad['decision']}, the good one {good['decision']}")
     bench = json.loads(run("bench", "--bank", "bank.safetensors", "--frames", "2", "--no-settings", "--json"))
     if bench["line"]["line_hz"] <= 0:
-        sys.exit(f"a daemon beside the bench judged {bench['line']['line_hz']} frames/s")
+        sys.exit(f"the bench's daemon judged {bench['line']['line_hz']} frames/s")
 
 
 if __name__ == "__main__":

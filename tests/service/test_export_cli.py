@@ -80,7 +80,7 @@ def test_blocks_one_after_the_other_and_surroundings_are_in_the_card(checkpoint:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "reason"),
     [
         (("resnet50", "--out", "m.onnx"), "there is no backbone 'resnet50'; name one of dino_vitb8"),
         (("dinov2_vits14", "--out", "m.pt"), "a model for onnx ends in .onnx"),
@@ -91,12 +91,12 @@ def test_blocks_one_after_the_other_and_surroundings_are_in_the_card(checkpoint:
         (("custom", "--out", "m.onnx", "--arch", "vit_tiny", "--patch", 7, "--checkpoint", "w"), "one of 8, 14, 16"),
     ],
 )
-def test_what_cannot_be_asked_for_is_refused(arguments: tuple[object, ...], told: str) -> None:
-    assert told in edge_uad("export", *arguments, expect=2).stderr
+def test_requests_that_cannot_be_met_are_refused(arguments: tuple[object, ...], reason: str) -> None:
+    assert reason in edge_uad("export", *arguments, expect=2).stderr
 
 
 @pytest.mark.parametrize(
-    ("changes", "told"),
+    ("changes", "reason"),
     [
         (
             {"input_hw": (60, 60)},
@@ -109,9 +109,9 @@ def test_what_cannot_be_asked_for_is_refused(arguments: tuple[object, ...], told
     ],
 )
 def test_what_does_not_fit_the_backbone_leaves_no_file(
-    changes: dict[str, Any], told: str, checkpoint: Path, tmp_path: Path
+    changes: dict[str, Any], reason: str, checkpoint: Path, tmp_path: Path
 ) -> None:
-    with pytest.raises(UsageError, match=re.escape(told)):
+    with pytest.raises(UsageError, match=re.escape(reason)):
         export_onnx(random_weights(), request_of(checkpoint, **changes), tmp_path / "m.onnx")
     assert not list(tmp_path.iterdir())
 

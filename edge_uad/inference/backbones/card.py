@@ -42,7 +42,7 @@ def card_from_json(text: str | bytes, model_id: str) -> ModelCard:
         model_id: SHA-256 of the model file, in hexadecimal.
 
     Raises:
-        ModelError: the card cannot be used; the text says what is wrong with it, not which file it stands in.
+        ModelError: the card cannot be used; the text names the fault, not the file.
     """
     try:
         stored = json.loads(text)

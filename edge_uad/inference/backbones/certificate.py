@@ -1,4 +1,4 @@
-"""A precision lower than fp32 runs only where its certificate says that it gives the verdicts of fp32."""
+"""A precision lower than fp32 runs only with a certificate that its verdicts are those of fp32."""
 
 from pathlib import Path
 
@@ -49,10 +49,10 @@ def require_certificate(card: ModelCard, model: Path, *, provider: str) -> None:
 
 def shortfalls(certificate: ParityCertificate) -> list[str]:
     """What a certificate shows that neither the tolerance it names nor the daemon's own allows; empty if nothing."""
-    told, flip_ratio = certificate.tolerance, certificate.flips / max(certificate.n_judged, 1)
-    allowed_flips = min(told.flip_ratio, TOLERANCE.flip_ratio)
-    allowed_loss = min(told.auroc_loss, TOLERANCE.auroc_loss)
-    allowed_difference = min(told.score_ratio, TOLERANCE.score_ratio) * certificate.threshold
+    stated, flip_ratio = certificate.tolerance, certificate.flips / max(certificate.n_judged, 1)
+    allowed_flips = min(stated.flip_ratio, TOLERANCE.flip_ratio)
+    allowed_loss = min(stated.auroc_loss, TOLERANCE.auroc_loss)
+    allowed_difference = min(stated.score_ratio, TOLERANCE.score_ratio) * certificate.threshold
     beyond = []
     if certificate.n_judged < FEWEST_IMAGES:
         beyond.append(f"{certificate.n_judged} images were judged, at least {FEWEST_IMAGES} are needed")

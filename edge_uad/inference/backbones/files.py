@@ -32,14 +32,14 @@ class OnnxFileBackbone(ABC):
 
     @property
     def card(self) -> ModelCard:
-        """What the model file says of itself."""
+        """The model card, from the file."""
         return self._card
 
     def embed(self, pixels: Float32) -> list[Embedding]:
         """Embed a batch. Each result depends on its own image alone, to the last bit unless ``batched``.
 
         Args:
-            pixels: float32 (B, 3, H, W), normalised, H and W as the card says.
+            pixels: float32 (B, 3, H, W), normalised, H and W of the card.
 
         Raises:
             ValueError: pixels of another shape or type; the caller's mistake.
@@ -117,7 +117,7 @@ def check_shapes(
     """Inputs and outputs are those that the card promises, for any batch.
 
     Args:
-        found: by name, the type as the runtime says it, and the shape; a side that is not fixed is no number.
+        found: by name, the runtime's name of the type, and the shape; a side that is not fixed is no number.
         card: of the model.
         float_type: what the runtime calls float32.
 

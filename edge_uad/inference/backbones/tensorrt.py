@@ -60,7 +60,7 @@ class TensorRtBackbone:
         """Embed a batch, image by image. Each result depends on its own image alone.
 
         Args:
-            pixels: float32 (B, 3, H, W), normalised, H and W as the card says.
+            pixels: float32 (B, 3, H, W), normalised, H and W of the card.
 
         Raises:
             ValueError: pixels of another shape or type; the caller's mistake.
@@ -85,7 +85,7 @@ class TensorRtBackbone:
         return Embedding(tokens=tokens, attention=attention, grid_hw=self._card.grid_hw)
 
     def _bind(self, engine: Any, path: Path) -> list[int]:
-        """Device buffers of tokens, attention and pixels, told by their shapes: builders name them as they like."""
+        """Device buffers of tokens, attention and pixels, known by their shapes: builders choose the names."""
         patches = self._card.grid_hw[0] * self._card.grid_hw[1]
         wanted = [(1, patches, self._card.dim), (1, patches), (1, 3, *self._card.input_hw)]
         names = [engine.get_tensor_name(index) for index in range(engine.num_io_tensors)]
