@@ -7,6 +7,8 @@ Names are loaded at their first use, so that ``import edge_uad`` takes no time.
 import importlib
 from typing import TYPE_CHECKING, Any, Final
 
+from edge_uad.no_telemetry import switch_off_telemetry
+
 if TYPE_CHECKING:
     from edge_uad.api import Inspector, build_bank, open_bank
     from edge_uad.errors import EdgeUadError, GapError, SilenceError, SubscriberError
@@ -15,6 +17,8 @@ if TYPE_CHECKING:
     from edge_uad.records import BankManifest, Decision, StationState, StationStatus, Verdict
 
 __version__ = "0.1.0"
+
+switch_off_telemetry()  # before any library is imported
 
 __all__ = [
     "BankManifest",

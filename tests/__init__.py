@@ -1,0 +1,1 @@
+import edge_uad  # noqa: F401  # switches telemetry off before any library is imported
