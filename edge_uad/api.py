@@ -18,6 +18,7 @@ from edge_uad.inference.bank import PatchBank, check_writable
 from edge_uad.inference.inspector import Inspector as FrameInspector
 from edge_uad.inference.scoring import calibration_images_needed
 from edge_uad.interfaces import FrameSource
+from edge_uad.paths import expand_user
 from edge_uad.progress import Progress, SilentProgress
 from edge_uad.records import AnyFrame, BankManifest, Box, Frame, Geometry, Provider, SearchDevice, UInt8, Verdict
 from edge_uad.runtime.assemble import load_backbone, load_backbone_for_many, load_inspector
@@ -316,4 +317,4 @@ def _model_path(model: StrPath | None) -> Path:
 
 
 def _path(path: StrPath) -> Path:
-    return Path(path).expanduser()
+    return expand_user(os.fspath(path))

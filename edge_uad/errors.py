@@ -12,17 +12,17 @@
     │   ├── RecordsDamagedError      3   a records file whose content is not what was written
     │   └── WeightsError             3   a checkpoint or a download
     ├── ProviderError                3   a requested accelerator that is not active
-    ├── FrameError                   -   this frame cannot be judged: its verdict is *invalid*
+    ├── FrameError                   2   this frame cannot be judged: a daemon's verdict is *invalid*
     ├── SubscriberError              1   a part may have passed without its verdict
     │   ├── SilenceError             1   no heartbeat
     │   └── GapError                 1   published verdicts did not arrive
-    └── SourceError                  -   frames stay away
-        ├── SourceLostError          -   open the source again, later
-        └── SourceEndedError         -   there will be no more
+    └── SourceError                  2   no frames arrive: a daemon waits
+        ├── SourceLostError          2   open the source again, later
+        └── SourceEndedError         2   there will be no more
 
 A message is one sentence that names the thing and the remedy. Exit codes: 0 stopped, 1 crash, 2 usage or
 config, 3 a restart will not help. ``edge-uad replay`` adds 4, a verdict changed, and ``edge-uad records verify`` 5,
-records were altered or are damaged.
+records were altered or are damaged; ``edge_uad.cli.run`` those of signals.
 """
 
 from typing import ClassVar
@@ -90,6 +90,8 @@ class ProviderError(EdgeUadError):
 class FrameError(EdgeUadError):
     """This frame cannot be judged; the text becomes its verdict's reason."""
 
+    exit_code = 2
+
 
 class SubscriberError(EdgeUadError):
     """A part may have passed without its verdict: the line treats it as reject."""
@@ -125,6 +127,8 @@ class GapError(SubscriberError):
 
 class SourceError(EdgeUadError):
     """Frames stay away."""
+
+    exit_code = 2
 
 
 class SourceLostError(SourceError):

@@ -5,10 +5,14 @@ import hashlib
 import os
 import re
 import secrets
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
+from io import BufferedReader
 from pathlib import Path
 
+OPEN_DESCRIPTORS = ("/dev/fd/", "/proc/self/fd/")
+"""Where what a process has open is read by a path."""
 _FILE_MODE = 0o666
 """Before the umask: a file made here is shared as any other file is."""
 _MISCONFIGURATION = {
@@ -78,11 +82,35 @@ def sync(path: Path) -> None:
         os.close(descriptor)
 
 
+def open_regular(path: Path) -> BufferedReader:
+    """A regular file, opened for reading; never waits, as a pipe without a writer makes ``open`` wait.
+
+    The pipe of a shell's ``<(command)`` is open already, and allowed.
+
+    Raises:
+        OSError: it cannot be opened, or is a folder, a named pipe, a device or a socket.
+    """
+    file = open(path, "rb", opener=_open_at_once)  # noqa: SIM115  # Path.open takes no opener; the caller closes
+    mode = os.fstat(file.fileno()).st_mode
+    if not stat.S_ISREG(mode) and not (stat.S_ISFIFO(mode) and str(path).startswith(OPEN_DESCRIPTORS)):
+        file.close()
+        raise OSError(errno.ENXIO, "it is no regular file", str(path))
+    os.set_blocking(file.fileno(), True)
+    return file
+
+
+def _open_at_once(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NONBLOCK)
+
+
 def sha256_of_file(path: Path) -> str:
     """SHA-256 of a file's content, in hexadecimal.
 
     Raises:
-        OSError: it cannot be read.
+        OSError: it cannot be read, or is no regular file.
     """
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    try:
+        with open_regular(path) as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from error  # reading names no file

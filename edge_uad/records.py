@@ -6,10 +6,7 @@ dimension; M is the number of patches in the memory bank. Boxes are ``(x, y, w, 
 
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Literal
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING, Any, Literal
 
 WIRE_SCHEMA = 1
 """Version of what is published; raised when a field changes its meaning."""
@@ -17,10 +14,17 @@ WIRE_SCHEMA = 1
 MAX_BPM_KERNEL = 255
 """Beyond twice the grid a larger kernel changes nothing; no grid of ours comes near."""
 
-Float32 = NDArray[np.float32]
-UInt8 = NDArray[np.uint8]
-Bool = NDArray[np.bool_]
-Int = NDArray[np.int64]
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    Float32 = NDArray[np.float32]
+    UInt8 = NDArray[np.uint8]
+    Bool = NDArray[np.bool_]
+    Int = NDArray[np.int64]
+else:
+    # the command line reads the enumerations below and must start without numpy
+    Float32 = UInt8 = Bool = Int = Any
 
 Box = tuple[int, int, int, int]
 """x, y, w, h in image pixels."""

@@ -13,6 +13,7 @@ from bank_tools.bank.recipe import embedder_for, recipe_for
 from bank_tools.metrics.image import image_auroc
 from edge_uad import __version__
 from edge_uad.errors import UsageError
+from edge_uad.files import sha256_of_file
 from edge_uad.inference.backbones.certificate import TOLERANCE
 from edge_uad.inference.inspector import Inspector
 from edge_uad.inference.scoring import decide
@@ -54,7 +55,7 @@ class CertificationImages:
 
     def digest(self) -> str:
         """SHA-256 over the digests of the files."""
-        digests = (hashlib.sha256(path.read_bytes()).hexdigest() for path in (*self.good, *self.test))
+        digests = (sha256_of_file(path) for path in (*self.good, *self.test))
         return hashlib.sha256("".join(digests).encode()).hexdigest()
 
 

@@ -1,13 +1,12 @@
-"""``edge-uad bench``: what a frame costs here, and how far from the machine's limit that is."""
+"""``edge-uad bench``: time, rate and memory of the pipeline on this machine, and the ratio to the machine's limit."""
 
-import json
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from edge_uad.cli.console import TerminalProgress, console, stderr, warn
+from edge_uad.cli.console import TerminalProgress, console, note, print_json, print_line, warn
 from edge_uad.cli.measuring import print_tables, whole_numbers
 from edge_uad.cli.model import model_or_default
 from edge_uad.cli.options import JsonOption, ModelOption, ProviderOption, SearchDeviceOption, ThreadsOption
@@ -18,7 +17,7 @@ if TYPE_CHECKING:
     from bank_tools.bench.results import BenchResult
 
 BUSY_SHARE = 0.05
-"""Of the machine, taken by other programs: above it, times say as much of them as of this one."""
+"""CPU time taken by other programs, as a part of the machine's; above it the user is warned."""
 JSON_SCHEMA = 1
 
 
@@ -118,16 +117,14 @@ def _print_result(result: "BenchResult", others_share: float | None, *, as_json:
             "backbone_of_limit": result.backbone_of_limit,
             "line_of_limit": result.line_of_limit,
         }
-        typer.echo(
-            json.dumps(
-                {
-                    "schema": JSON_SCHEMA,
-                    "machine": named,
-                    "others_share": others_share,
-                    **dataclasses.asdict(result),
-                    **ratios,
-                }
-            )
+        print_json(
+            {
+                "schema": JSON_SCHEMA,
+                "machine": named,
+                "others_share": others_share,
+                **dataclasses.asdict(result),
+                **ratios,
+            }
         )
         return
     card = result.card
@@ -139,8 +136,8 @@ def _print_result(result: "BenchResult", others_share: float | None, *, as_json:
     }
     width = max(map(len, described))
     for label, value in described.items():
-        console.print(f"{label:<{width}}  {value}", markup=False, highlight=False)
+        print_line(f"{label:<{width}}  {value}")
     console.print()
     print_tables(tables_of(result))
     decided = ", ".join(f"{count} {decision}" for decision, count in result.stages.decisions.items())
-    stderr.print(f"verdicts: {decided}", markup=False, highlight=False)
+    note(f"verdicts: {decided}")

@@ -1,4 +1,4 @@
-"""What ``watch`` shows: a live board on a terminal, lines elsewhere."""
+"""What ``watch`` prints: live tables on a terminal, lines elsewhere."""
 
 import time
 from collections import deque
@@ -8,12 +8,12 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from edge_uad.cli.console import DECISION_STYLES
+from edge_uad.cli.console import DECISION_STYLES, printable
 from edge_uad.net.wire import Json
 
 STATE_STYLES = {"running": "green", "ended": "cyan", "reconnecting": "bold yellow", "silent": "bold red"}
 SILENT_AFTER_S = 3.0
-"""A daemon speaks every second; one that has not for so long is not well."""
+"""A daemon publishes its state every second; after so long without one it is shown as silent."""
 
 CLOCK_OFFSET_SHOWN_S = 0.5
 """A sender's clock that differs by less is not remarked on: frames take time to arrive, too."""
@@ -33,7 +33,7 @@ class Board:
         self._verdicts: deque[Json] = deque(maxlen=last)
 
     def show(self, message: Json | None) -> None:
-        """Take in a header."""
+        """Add a verdict or a station's state; None changes nothing."""
         if message is None:
             return
         if "decision" in message:
@@ -42,13 +42,13 @@ class Board:
             self._stations[str(message.get("station"))] = (message, time.monotonic())
 
     def render(self) -> RenderableType:
-        """The picture of this moment."""
+        """Both tables, or what is waited for while nothing came."""
         if not self._stations and not self._verdicts:
-            return Text(f"waiting for a daemon at {self._endpoint} …", style="dim")
+            return _text(f"waiting for a daemon at {self._endpoint} …", style="dim")
         return Group(self._station_table(), self._verdict_table())
 
     def _station_table(self) -> Table:
-        table = Table(title=self._endpoint, title_justify="left", expand=True)
+        table = Table(title=_text(self._endpoint), title_justify="left", expand=True)
         table.add_column("station", no_wrap=True)
         table.add_column("state")
         for name in ("seen", "judged", "dropped", "invalid", "last frame"):
@@ -58,14 +58,14 @@ class Board:
             silent_s = time.monotonic() - heard_s
             state = "silent" if silent_s > SILENT_AFTER_S else str(status.get("state"))
             message = f"for {silent_s:.0f} s" if state == "silent" else _remarks(status)
-            counts = [str(status.get(name, "-")) for name in ("frames_seen", "judged", "dropped", "invalid")]
+            counts = [_text(str(status.get(name, "-"))) for name in ("frames_seen", "judged", "dropped", "invalid")]
             age_s = status.get("last_frame_age_s")
             table.add_row(
-                station,
-                Text(f"{state} {message}".strip(), style=STATE_STYLES.get(state, "")),
+                _text(station),
+                _text(f"{state} {message}".strip(), style=STATE_STYLES.get(state, "")),
                 *counts,
                 "-" if age_s is None else f"{age_s:.1f} s ago",
-                str(status.get("bank_id", ""))[:12],
+                _text(str(status.get("bank_id", ""))[:12]),
             )
         return table
 
@@ -82,11 +82,11 @@ class Board:
             decision, *numbers = _facts(verdict)
             table.add_row(
                 _clock(verdict),
-                Text(str(verdict.get("station"))),
-                str(verdict.get("frame_id")),
-                Text(decision, style=DECISION_STYLES.get(decision, "")),
+                _text(str(verdict.get("station"))),
+                _text(str(verdict.get("frame_id"))),
+                _text(decision, style=DECISION_STYLES.get(decision, "")),
                 *numbers,
-                Text(_part(verdict)),
+                _text(_part(verdict)),
             )
         return table
 
@@ -104,15 +104,20 @@ def plain_line(message: Json) -> str:
     return f"{datetime.now().astimezone():%H:%M:%S.%f}"[:12] + f"  {station:<12}  {message.get('state')}{detail}"
 
 
+def _text(text: str, style: str = "") -> Text:
+    """A cell that is shown as it is: what came over the network is neither markup nor a terminal's command."""
+    return Text(printable(text), style=style)
+
+
 def _remarks(status: Json) -> str:
-    """What the operator should know: of the source, a bank that is not judged by, a sender's clock that is wrong."""
+    """The source's message, why a new bank was refused, a sender's clock that is wrong."""
     refused = status.get("refused_bank")
-    told = (
+    remarks = (
         status.get("message"),
         f"a new bank is refused: {refused}" if refused else None,
         _clock_remark(status.get("sender_clock_offset_s")),
     )
-    return "; ".join(str(one) for one in told if one)
+    return "; ".join(str(one) for one in remarks if one)
 
 
 def _clock_remark(offset_s: float | None) -> str | None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from edge_uad.cli.console import TerminalProgress, console, stderr
+from edge_uad.cli.console import TerminalProgress, print_json, stderr
 from edge_uad.cli.measuring import (
     BackboneOption,
     CacheOption,
@@ -123,7 +123,7 @@ def evaluate(
     write_report(outcome, context, out / "report.html")
     print_warnings(outcome.warnings)
     if as_json:
-        console.print_json(json.dumps(json.loads((out / "results.json").read_text(encoding="utf-8"))))
+        print_json(json.loads((out / "results.json").read_text(encoding="utf-8")))
     else:
         print_tables(outcome.tables)
     if context.steps.n_found:

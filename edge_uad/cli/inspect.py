@@ -1,6 +1,5 @@
-"""``edge-uad inspect``: a verdict for each image, here and now."""
+"""``edge-uad inspect``: a verdict for each image, without a daemon."""
 
-import json
 import time
 from collections import Counter
 from pathlib import Path
@@ -8,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from edge_uad.cli.console import DECISION_STYLES, TerminalProgress, console, stderr, warn
+from edge_uad.cli.console import DECISION_STYLES, TerminalProgress, console, note, print_json, warn
 from edge_uad.cli.model import model_or_default
 from edge_uad.cli.options import BankOption, JsonOption, ModelOption, ProviderOption, SearchDeviceOption, ThreadsOption
 
@@ -66,20 +65,20 @@ def inspect(
     with progress.step("inspecting", len(files), "images") as done:
         for frame, verdict in in_order(judged, frames_of(source), workers=workers):
             counts[verdict.decision] += 1
-            _tell(verdict, as_json=as_json)
+            _print_verdict(verdict, as_json=as_json)
             if folder is not None and isinstance(frame, Frame):
                 folder.write(files[frame.frame_id], inspector.overlay(frame, verdict))
             done(1)
     rate_hz = len(files) / (time.monotonic() - started_s)
     summary = ", ".join(f"{counts[decision]} {decision}" for decision in DECISION_STYLES)
-    stderr.print(f"{len(files)} images: {summary}; threshold {inspector.threshold:.6f}; {rate_hz:.1f} images/s")
+    note(f"{len(files)} images: {summary}; threshold {inspector.threshold:.6f}; {rate_hz:.1f} images/s")
 
 
-def _tell(verdict: "Verdict", *, as_json: bool) -> None:
+def _print_verdict(verdict: "Verdict", *, as_json: bool) -> None:
     from edge_uad.net.wire import header_of
 
     if as_json:
-        typer.echo(json.dumps(header_of(verdict), ensure_ascii=False))
+        print_json(header_of(verdict))
         return
     style = DECISION_STYLES[verdict.decision]
     if verdict.score is None:

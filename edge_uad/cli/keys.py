@@ -1,15 +1,15 @@
-"""``edge-uad keys``: who may connect, proved by key files."""
+"""``edge-uad keys``: makes a pair of CURVE key files."""
 
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from edge_uad.cli.console import stderr
+from edge_uad.cli.console import note, print_line
 
 
 def keys(
-    folder: Annotated[Path, typer.Argument(help="Where the two files go; made, private, where it is missing.")],
+    folder: Annotated[Path, typer.Argument(help="Where the two files are written; created, private, if missing.")],
     *,
     name: Annotated[str, typer.Option("--name", help="The files' name: whose key it is.")] = "line",
 ) -> None:
@@ -24,11 +24,6 @@ def keys(
     from edge_uad.net.keys import write_key_pair
 
     public, secret = write_key_pair(folder, name)
-    typer.echo(public)
-    typer.echo(secret)
-    stderr.print(
-        f"share {public.name} with the other side; keep {secret.name} where only its owner can read it",
-        markup=False,
-        highlight=False,
-        soft_wrap=True,
-    )
+    print_line(str(public))
+    print_line(str(secret))
+    note(f"share {public.name} with the other side; keep {secret.name} where only its owner can read it")

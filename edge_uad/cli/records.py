@@ -346,13 +346,8 @@ def _print_row(table: Any, row_id: int, entry: dict[str, Any]) -> None:
         cells = [entry.get("station"), entry.get("frame_id"), entry.get("part_id"), score, entry.get("reason")]
     else:
         cells = [f"{name}={entry[name]}" for name in COLUMNS[table] if entry.get(name) is not None and name != "at_ns"]
-    shown = "  ".join(printable(str(cell)) for cell in cells if cell not in (None, ""))
+    shown = "  ".join(str(cell) for cell in cells if cell not in (None, ""))
     console.print(f"  {shown}", markup=False, highlight=False)
-
-
-def printable(text: str) -> str:
-    """A part's name may hold what would move the terminal's cursor."""
-    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
 
 
 def _local_time(at_ns: object) -> str:

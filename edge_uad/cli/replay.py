@@ -63,7 +63,6 @@ def replay(
 
 
 def _print(one: "Replayed", *, as_json: bool) -> None:
-    from edge_uad.cli.records import printable
     from edge_uad.net.wire import header_of
 
     if as_json:
@@ -76,7 +75,7 @@ def _print(one: "Replayed", *, as_json: bool) -> None:
     verdict = one.verdict
     became = one.note if verdict is None else _facts(verdict.decision, verdict.score, verdict.reason)
     console.print(f"{one.outcome:<8}", style=STYLES[one.outcome], end="")
-    part = printable(str(one.entry.get("part_id") or ""))
+    part = one.entry.get("part_id") or ""
     console.print(
         f"  {one.entry.get('station')}  {one.entry.get('frame_id')}  {part}  {was} → {became}",
         markup=False,

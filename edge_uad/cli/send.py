@@ -1,11 +1,11 @@
-"""``edge-uad send``: images as frames, for trying a line without a camera."""
+"""``edge-uad send``: sends images to a daemon as frames, to try a line without a camera."""
 
 import time
 from typing import Annotated
 
 import typer
 
-from edge_uad.cli.console import TerminalProgress, stderr
+from edge_uad.cli.console import TerminalProgress, note
 from edge_uad.cli.options import ClientKeyOption, ServerKeyOption
 from edge_uad.errors import UsageError
 from edge_uad.net.endpoints import DEFAULT_FRAME_ENDPOINT
@@ -32,7 +32,7 @@ def send(
 ) -> None:
     """Send images to a daemon as if a camera had taken them.
 
-    A file that holds no picture is sent as it is: its verdict will be invalid.
+    A file that holds no picture is sent as it is; its verdict is invalid.
 
     Example: [bold]edge-uad send parts/ --to tcp://127.0.0.1:5560 --rate 10[/bold]
     """
@@ -57,7 +57,7 @@ def send(
             done(1)
         sender.flush(timeout_s)
     elapsed_s = time.monotonic() - started_s
-    stderr.print(f"{len(files)} frames sent to {to} in {elapsed_s:.1f} s", markup=False, highlight=False)
+    note(f"{len(files)} frames sent to {to} in {elapsed_s:.1f} s")
 
 
 def _sleep_until(mono_s: float) -> None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
+from edge_uad.cli.console import LogFormatter
 from edge_uad.cli.model import model_or_default
 from edge_uad.cli.options import ModelOption
 from edge_uad.errors import UsageError
@@ -28,7 +29,6 @@ LOAD_WAIT_S = 0.05
 """How often signals are checked while the model is loaded."""
 LOAD_END_S = 1.0
 """How long loading may go on once a stop was requested."""
-LOG_FORMAT = "%(asctime)s %(levelname)-7s %(message)s"
 
 log = logging.getLogger("edge_uad.serve")
 
@@ -213,7 +213,7 @@ def _given(options: dict[str, Any]) -> dict[str, Any]:
 
 def _start_log() -> None:
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(logging.Formatter(LOG_FORMAT))
+    handler.setFormatter(LogFormatter())
     root = logging.getLogger("edge_uad")
     root.setLevel(logging.INFO)
     root.handlers = [handler]

@@ -1,8 +1,6 @@
-"""``edge-uad watch``: what a daemon says, live."""
+"""``edge-uad watch``: a daemon's verdicts and station states as they are published."""
 
 import contextlib
-import json
-import sys
 import time
 from collections.abc import Callable, Generator, Iterator
 from typing import TYPE_CHECKING, Annotated
@@ -10,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from edge_uad.cli.board import Board, plain_line
-from edge_uad.cli.console import console, warn
+from edge_uad.cli.console import console, print_json, print_line, warn
 from edge_uad.cli.options import ClientKeyOption, JsonOption, ServerKeyOption
 from edge_uad.errors import EdgeUadError, FrameError
 from edge_uad.net.endpoints import DEFAULT_VERDICT_ENDPOINT
@@ -64,29 +62,24 @@ class _PlainLines:
     """Every verdict, and every change of a station's state."""
 
     def __init__(self) -> None:
-        self._told: dict[str, tuple[object, ...]] = {}
+        self._printed: dict[str, tuple[object, ...]] = {}
 
     def __call__(self, message: Json | None) -> None:
         if message is None:
             return
         clock_s = round(message.get("sender_clock_offset_s") or 0.0)
-        standing = (message.get("state"), message.get("message"), message.get("refused_bank"), clock_s)
+        state = (message.get("state"), message.get("message"), message.get("refused_bank"), clock_s)
         station = str(message.get("station"))
-        if "decision" not in message and self._told.get(station) == standing:
+        if "decision" not in message and self._printed.get(station) == state:
             return
         if "decision" not in message:
-            self._told[station] = standing
-        _print_line(plain_line(message))
+            self._printed[station] = state
+        print_line(plain_line(message))
 
 
 def _print_json(message: Json | None) -> None:
     if message is not None:
-        _print_line(json.dumps(message, ensure_ascii=False))
-
-
-def _print_line(line: str) -> None:
-    typer.echo(line)
-    sys.stdout.flush()
+        print_json(message)
 
 
 def _messages(endpoint: str, timeout_s: float | None, keys: "ClientKeys | None") -> Generator[Json | None]:

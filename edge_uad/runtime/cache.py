@@ -5,7 +5,9 @@ from pathlib import Path
 
 import platformdirs
 
+from edge_uad.errors import UsageError
 from edge_uad.files import sha256_of_file
+from edge_uad.paths import expand_user
 
 DEFAULT_BACKBONE = "dinov2_vits14"
 DEFAULT_INPUT_PX = 224
@@ -14,9 +16,21 @@ DEFAULT_MODEL_REVISION = 4
 
 
 def cache_dir() -> Path:
-    """``$EDGE_UAD_CACHE``, or the user's cache directory. Not created here."""
+    """``$EDGE_UAD_CACHE``, or the user's cache directory. Not created here.
+
+    Raises:
+        UsageError: neither is known, as for a user id without a home folder.
+    """
     override = os.environ.get("EDGE_UAD_CACHE")
-    return Path(override) if override else Path(platformdirs.user_cache_dir("edge-uad", appauthor=False))
+    if override:
+        return expand_user(override)
+    try:
+        folder = Path(platformdirs.user_cache_dir("edge-uad", appauthor=False))
+    except RuntimeError:  # by platformdirs before 4.14: a folder that begins with ~
+        folder = Path("~")
+    if not folder.is_absolute():
+        raise UsageError(f"user id {os.getuid()} has no home folder for a cache; set EDGE_UAD_CACHE to a folder")
+    return folder
 
 
 def default_model_path() -> Path:

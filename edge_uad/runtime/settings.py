@@ -8,14 +8,25 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar, get_args
 
 import yaml
-from pydantic import AliasChoices, BaseModel, ConfigDict, Field, PlainValidator, ValidationError, model_validator
+from pydantic import (
+    AliasChoices,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainValidator,
+    ValidationError,
+    model_validator,
+)
 from pydantic_core import ErrorDetails
 
-from edge_uad.errors import SettingsError
+from edge_uad.errors import SettingsError, UsageError
+from edge_uad.files import open_regular
 from edge_uad.net.endpoints import DEFAULT_VERDICT_ENDPOINT
 from edge_uad.net.wire import MAX_STATION_CHARS
 from edge_uad.outputs.store import MIN_BYTES
 from edge_uad.outputs.zmq import DEFAULT_QUEUE_MESSAGES, HeatmapPolicy
+from edge_uad.paths import expand_user
 from edge_uad.records import Decision, Provider, QueueMode, SearchDevice
 from edge_uad.sources.frozen import FROZEN_AFTER_S
 
@@ -24,6 +35,23 @@ MAX_STATIONS = 64
 
 StationMode = Literal["auto"] | QueueMode
 Seconds = Annotated[float, Field(gt=0, le=3600, allow_inf_nan=False)]
+
+
+def _expanded(path: object) -> object:
+    if not isinstance(path, str | Path):
+        return path  # refused by the type
+    try:
+        return expand_user(path)
+    except UsageError as error:
+        raise ValueError(str(error)) from None
+
+
+def _is_path(source: str) -> bool:
+    return "://" not in source and not source.isdecimal()
+
+
+UserPath = Annotated[Path, BeforeValidator(_expanded)]
+"""A path whose ``~`` is expanded; every path of a config file is one."""
 
 
 class _Section(BaseModel):
@@ -37,7 +65,7 @@ def _source_text(value: object) -> str:
     """Any text: pydantic's own check refuses paths whose bytes are not UTF-8."""
     if not isinstance(value, str) or not value:
         raise ValueError("input should be a text of at least one character")
-    return value
+    return str(_expanded(value)) if _is_path(value) else value
 
 
 class StationSettings(_Section):
@@ -46,7 +74,7 @@ class StationSettings(_Section):
     name: Annotated[str, Field(min_length=1, max_length=MAX_STATION_CHARS, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
     """Names the topics ``verdict/<name>``, ``heatmap/<name>``, ``status/<name>``."""
     source: Annotated[str, PlainValidator(_source_text)]
-    bank: Path
+    bank: UserPath
     mode: StationMode = "auto"
     """``auto``: latest for live sources, every for the others."""
     queue_frames: Annotated[int, Field(ge=1, le=1024)] = 8
@@ -77,9 +105,9 @@ class PublishSettings(_Section):
 class CurveSettings(_Section):
     """Keys for both sockets, frames in and verdicts out; made by edge-uad keys."""
 
-    server_key: Path | None = None
+    server_key: UserPath | None = None
     """The daemon's secret key file."""
-    client_keys: Path | None = None
+    client_keys: UserPath | None = None
     """Folder of the public key files that may connect."""
 
     @model_validator(mode="after")
@@ -92,7 +120,7 @@ class CurveSettings(_Section):
 class RecordsSettings(_Section):
     """Verdicts, events, labels, banks and recipes in use, in one SQLite file."""
 
-    file: Path | None = None
+    file: UserPath | None = None
     """None: no records."""
     max_rows: Annotated[int, Field(ge=1, le=10**12)] = 10_000_000
     """Verdicts kept, and events as many."""
@@ -110,7 +138,7 @@ class RecordsSettings(_Section):
 class AuditSettings(_Section):
     """The former section, of the time when records were files of JSON Lines; still understood."""
 
-    file: Path | None = None
+    file: UserPath | None = None
     """The records are kept beside it; see :func:`records_beside`."""
     max_bytes: Annotated[int, Field(ge=64 * 1024, le=2**40)] = 64 * 1024 * 1024
     """Of one file; times ``max_files`` it is what the records may take."""
@@ -127,7 +155,7 @@ def records_beside(log: Path) -> Path:
 class EvidenceSettings(_Section):
     """Frames kept as files."""
 
-    folder: Path | None = None
+    folder: UserPath | None = None
     """None: nothing is kept."""
     decisions: Annotated[tuple[Decision, ...], Field(min_length=1)] = (Decision.ANOMALOUS, Decision.INVALID)
     max_files: Annotated[int, Field(ge=1, le=10_000_000)] = 10_000
@@ -163,7 +191,7 @@ class Settings(_Section):
     """A whole daemon."""
 
     stations: Annotated[tuple[StationSettings, ...], Field(min_length=1, max_length=MAX_STATIONS)]
-    model: Path | None = None
+    model: UserPath | None = None
     """None: the default backbone from the cache."""
     provider: Provider = "cpu"
     threads: Annotated[int, Field(ge=0, le=1024)] = 0
@@ -179,7 +207,7 @@ class Settings(_Section):
 
     ``side_by_side`` is its former name, and still understood."""
     publish: PublishSettings = PublishSettings()
-    artefacts_dir: Path | None = None
+    artefacts_dir: UserPath | None = None
     """Banks and the model must lie in it; None: anywhere."""
     curve: CurveSettings = CurveSettings()
     records: RecordsSettings = RecordsSettings()
@@ -274,7 +302,7 @@ def make_settings(content: dict[str, Any], *, name: str) -> Settings:
 
 def _read(path: Path) -> str:
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             content = file.read(MAX_CONFIG_BYTES + 1)
         if len(content) > MAX_CONFIG_BYTES:
             raise SettingsError(f"{path}: a config file has at most {MAX_CONFIG_BYTES} bytes")
@@ -292,8 +320,7 @@ def _anchored(section: _SectionT, here: Path, *keys: str) -> _SectionT:
 
 
 def _anchored_source(source: str, here: Path) -> str:
-    is_path = "://" not in source and not source.isdecimal()
-    return str(here / Path(source).expanduser()) if is_path else source
+    return str(here / source) if _is_path(source) else source
 
 
 def _sentence(error: ValidationError) -> str:

@@ -6,12 +6,12 @@ One text names a source, on the command line and in a config file alike.
 import glob
 from dataclasses import dataclass
 from enum import StrEnum
-from pathlib import Path
 
 from edge_uad.errors import UsageError
 from edge_uad.interfaces import DecodingSource, FrameSource
 from edge_uad.net.endpoints import shown_url, split_endpoint
 from edge_uad.net.keys import ServerKeys
+from edge_uad.paths import expand_user
 
 _STREAM_SCHEMES = ("rtsp://", "rtsps://", "http://", "https://", "udp://", "rtmp://", "srt://")
 _ZMQ_SCHEMES = ("tcp://", "ipc://")
@@ -119,7 +119,7 @@ def make_source(
         case SourceKind.VIDEO:
             from edge_uad.sources.video import VideoSource  # noqa: PLC0415
 
-            return VideoSource(station, Path(address.address).expanduser())
+            return VideoSource(station, expand_user(address.address))
         case SourceKind.FOLDER:
             from edge_uad.sources.folder import FolderSource, find_images, log_left_out, root_of  # noqa: PLC0415
 
@@ -174,13 +174,13 @@ def recorded_source(path: str, *, station: str = "recorded") -> tuple[FrameSourc
     if address.kind is SourceKind.VIDEO:
         from edge_uad.sources.video import VideoSource, frame_count  # noqa: PLC0415
 
-        video = Path(path).expanduser()
+        video = expand_user(path)
         return VideoSource(station, video), frame_count(video)
     raise UsageError(f"{path}: a {address.kind} is no recording; name a folder, a glob or a video file")
 
 
 def _path_source(text: str) -> SourceAddress:
-    path = Path(text).expanduser()
+    path = expand_user(text)
     if path.is_file() and path.suffix.lower() in VIDEO_SUFFIXES:
         return SourceAddress(SourceKind.VIDEO, text)
     if path.exists() or glob.has_magic(text):

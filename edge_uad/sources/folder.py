@@ -14,6 +14,7 @@ from pathlib import Path
 
 from edge_uad.errors import FrameError, SourceEndedError, UsageError
 from edge_uad.net.wire import valid_text
+from edge_uad.paths import expand_user
 from edge_uad.records import Frame, UnreadableFrame
 from edge_uad.sources.decode import MAX_IMAGE_PIXELS, SUFFIXES, UnusedBitsWarning, decode_picture, read_bytes
 
@@ -108,7 +109,7 @@ def find_images(path_or_glob: str) -> FoundFiles:
     Raises:
         UsageError: nothing is there, or the folder cannot be listed.
     """
-    path = Path(path_or_glob).expanduser()
+    path = expand_user(path_or_glob)
     if path.is_dir():
         return _images_of_folder(path, path_or_glob)
     if path.exists():
@@ -140,7 +141,7 @@ def log_left_out(found: FoundFiles, path_or_glob: str) -> None:
 
 def root_of(path_or_glob: str) -> Path:
     """The folder that part names of a folder's or glob's pictures are relative to: the one without wildcard."""
-    path = Path(path_or_glob).expanduser()
+    path = expand_user(path_or_glob)
     if path.is_dir():
         return path
     if path.exists() or not glob.has_magic(path_or_glob):

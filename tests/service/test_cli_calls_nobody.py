@@ -25,7 +25,7 @@ ADDRESS = re.compile(r'inet_addr\("([^"]+)"\)|inet_pton\(AF_INET6, "([^"]+)"')
 RESOLVERS = re.compile(r'sun_path="[^"]*(?:resolve|avahi|mdns)')
 PATH = re.compile(r'(?:open|openat|creat|mkdir|mkdirat)\((?:AT_FDCWD, )?"(/[^"]*)"')
 WRITES = re.compile(r"O_WRONLY|O_RDWR|O_CREAT|mkdir|creat\(")
-SYSTEM_PLACES = ("/dev/", "/proc/", "/tmp/edge-uad-")  # the last: a bench's sockets, whose names must be short
+SYSTEM_PLACES = ("/dev/", "/proc/", "/tmp/edge-uad-")  # noqa: S108  # the last: bench's sockets, whose names must be short
 
 
 def strace(folder: Path, *command: object) -> list[str]:
@@ -75,7 +75,7 @@ def left_in(folder: Path) -> list[Path]:
 
 
 @pytest.fixture(scope="module", autouse=True)
-def _tracing_is_permitted(tmp_path_factory: pytest.TempPathFactory) -> None:
+def _tracing_is_permitted() -> None:
     if shutil.which("strace") is None:
         pytest.skip("strace is not installed")
     probe = subprocess.run(["strace", "-f", "--seccomp-bpf", "-qq", "-o", "/dev/null", "true"], check=False)
@@ -87,7 +87,6 @@ def _tracing_is_permitted(tmp_path_factory: pytest.TempPathFactory) -> None:
 def inputs(
     tmp_path_factory: pytest.TempPathFactory, tiny_model: Path, tiny_bank: Path, good_parts: Path
 ) -> Iterator[Inputs]:
-    pytest.importorskip("torch", reason="the [export] extra is not installed")
     pytest.importorskip("sklearn", reason="the [evaluate] extra is not installed")
     folder = tmp_path_factory.mktemp("inputs")
     with made_inputs(folder, model=tiny_model, bank=tiny_bank, good=good_parts) as inputs:

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from edge_uad.errors import ModelError
+from edge_uad.files import open_regular
 from edge_uad.inference.backbones.card import check_pixels
 from edge_uad.inference.backbones.external import has_external_data
 from edge_uad.records import Embedding, Float32, ModelCard
@@ -81,12 +82,10 @@ def read_model_file(path: Path, opened: Path | None = None) -> bytes:
             weights in other files.
     """
     try:
-        # not to wait for whoever writes into a named pipe
-        descriptor = os.open(opened or path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-        with os.fdopen(descriptor, "rb") as file:
-            before = os.fstat(descriptor)
+        with open_regular(opened or path) as file:
+            before = os.fstat(file.fileno())
             content = file.read(_MAX_MODEL_BYTES + 1)
-            after = os.fstat(descriptor)
+            after = os.fstat(file.fileno())
     except OSError as error:
         raise ModelError(
             f"model {path} cannot be read: {error.strerror}; name a file made by edge-uad export"
