@@ -89,7 +89,7 @@ def right_call(command: str, inputs: Inputs, folder: Path) -> list[str]:
         "certify": [inputs.lower, "--against", inputs.model, "--good", inputs.good, "--out", folder / "certified.onnx"],
         "evaluate": [inputs.tree, "--backbone", inputs.model, "--out", folder / "out", "--false-alarm-rate", "0.3"],
         "ablate": [inputs.tree, "--backbone", inputs.model, "--out", folder / "out", "--sweep", "bpm-kernel=1,3"],
-        "bench": [inputs.good, *judging, "--frames", "2", "--no-settings", "--batch", "1"],
+        "bench": [inputs.good, *judging, "--frames", "2", "--no-settings", "--batch", "1", "--live", "0"],
         "keys": [folder / "keys"],
         "replay": [inputs.records, *judging],
         "records show": [inputs.records],
@@ -105,7 +105,20 @@ def right_call(command: str, inputs: Inputs, folder: Path) -> list[str]:
 
 
 PLAIN_TEXTS = frozenset(
-    {"endpoint", "to", "station", "encoding", "backbone", "layers", "batches", "name", "categories", "layout", "shots"}
+    {
+        "endpoint",
+        "to",
+        "station",
+        "encoding",
+        "backbone",
+        "layers",
+        "batches",
+        "live",
+        "name",
+        "categories",
+        "layout",
+        "shots",
+    }
     | {"scales", "roi", "sweep", "mode", "publish", "heatmap", "provider", "search_device"}
     | {"since", "until", "heads", "who", "comment"}
 )

@@ -1,9 +1,11 @@
 """What the tests share: small real models, banks built by the real code, and real images where they are at hand."""
 
+import logging
 import os
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -21,6 +23,15 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 SHARED_IMAGES = Path(__file__).parents[2] / "shared" / "data"
+
+
+@pytest.fixture
+def log_as_before() -> Iterator[None]:
+    """``serve`` sets the log up for its process."""
+    log = logging.getLogger("edge_uad")
+    handlers, level = log.handlers, log.level
+    yield
+    log.handlers, log.level = handlers, level
 
 
 @pytest.fixture(scope="session")

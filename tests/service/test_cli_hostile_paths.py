@@ -1,6 +1,5 @@
 """Every path parameter of every command × whatever a path may be: a documented exit code and one sentence."""
 
-import logging
 import os
 import socket
 import tempfile
@@ -85,16 +84,7 @@ def hostile_paths(folder: Path, suffix: str, bound: Path) -> dict[str, str]:
     }
 
 
-@pytest.fixture
-def _log_as_before() -> Iterator[None]:
-    """``serve`` sets the log up for its process."""
-    log = logging.getLogger("edge_uad")
-    handlers, level = log.handlers, log.level
-    yield
-    log.handlers, log.level = handlers, level
-
-
-@pytest.mark.usefixtures("_log_as_before")
+@pytest.mark.usefixtures("log_as_before")
 @pytest.mark.parametrize("parameter", path_parameters(), ids=str)
 def test_any_path_ends_in_a_documented_code_and_a_sentence(
     parameter: PathParameter,

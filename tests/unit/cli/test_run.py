@@ -17,6 +17,7 @@ from edge_uad.errors import BankError, FrameError, SettingsError, UsageError
 from edge_uad.runtime.settings import Settings, make_settings
 from tests.commands import PathParameter, leaves, path_parameters, types_in
 
+pytestmark = pytest.mark.usefixtures("log_as_before")
 ROOT = Path(__file__).parents[3]
 OPENED_LATE = {"export --calibrate", "certify --test"}
 """Sources given as text that other files are read before: tests/service/test_cli_hostile_paths.py tries them."""
@@ -127,11 +128,19 @@ def test_no_option_takes_what_is_no_number(
     assert option in capsys.readouterr().err.splitlines()[-1]
 
 
+FILLED_IN = {"verdict": "1", "what": "normal"}
+"""Arguments that are no text."""
+
+
 def minimal_call(command: str, replaced: PathParameter | None = None, value: str = "") -> list[str]:
     """What the command demands, with names of nothing; of one parameter the value."""
     call = command.split()
     for parameter in leaves()[command].params:
-        given = value if replaced is not None and parameter.name == replaced.name else "nothing.onnx"
+        given = (
+            value
+            if replaced is not None and parameter.name == replaced.name
+            else FILLED_IN.get(parameter.name, "nothing.onnx")
+        )
         is_argument = not parameter.opts[0].startswith("-")
         if is_argument and (parameter.required or given == value):
             call.append(given)
@@ -186,7 +195,7 @@ def test_the_keys_of_a_config_are_found() -> None:
 def test_the_exit_codes_are_documented() -> None:
     text = (ROOT / "docs" / "operations.md").read_text(encoding="utf-8")
     table = dict(re.findall(r"^\| (\d+) \| (.+?) \|$", text, re.MULTILINE))
-    assert set(table) == {"0", "1", "2", "3", "4", "130", "141"}
+    assert set(table) == {"0", "1", "2", "3", "4", "5", "130", "141"}
 
 
 def test_a_fault_of_ours_shows_its_traceback_on_demand() -> None:
