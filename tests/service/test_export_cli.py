@@ -160,7 +160,7 @@ def test_tensorrt_names_its_extra(checkpoint: Path, tmp_path: Path) -> None:
 
 def run_without_torch(*arguments: object) -> subprocess.CompletedProcess[str]:
     """The command line where torch cannot be imported."""
-    program = "import sys; sys.modules['torch'] = None; from edge_uad.cli import main; main()"
+    program = "import sys; sys.modules['torch'] = None; from edge_uad.__main__ import main; main()"
     command = [sys.executable, "-c", program, *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
 

@@ -1,17 +1,21 @@
 """A daemon process is stopped at every moment of its life: in bound, with nothing lost uncounted."""
 
-import errno
+import fcntl
 import json
 import os
 import re
 import signal
 import socket
+import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from tests.conftest import edge_uad
+from tests.fakes import until
 from tests.processes import PATIENCE_S, Running
 
 ANY_PORT = "tcp://127.0.0.1:*"
@@ -66,37 +70,39 @@ def test_a_signal_at_any_moment_of_the_start_ends_it_well(config: Path) -> None:
 
 
 @pytest.mark.parametrize("signals", [1, 2])
-def test_a_stop_while_the_model_is_loaded_does_not_wait_for_it(config: Path, run_dir: Path, signals: int) -> None:
-    """The model lies where reading it never ends, as on a share that went away: a pipe that gives nothing."""
-    os.mkfifo(run_dir / "never.onnx")
-    model = re.sub(r"model: .*", f"model: {run_dir}/never.onnx", config.read_text())
-    config.write_text(model)
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+def test_a_stop_while_the_line_is_loaded_does_not_wait_for_it(config: Path, run_dir: Path, signals: int) -> None:
+    """Opening the bank does not return, as on a share that went away: this process holds a lease on the file."""
+    bank = Path(re.search(r"bank: ([^}]*)", config.read_text())[1])  # type: ignore[index]
+    own = run_dir / "leased.safetensors"
+    own.write_bytes(bank.read_bytes())
+    config.write_text(config.read_text().replace(str(bank), str(own)))
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager, leased(own) as wanted:
         manager.bind(str(run_dir / "notify"))
         manager.settimeout(PATIENCE_S)
         environ = os.environ | {"NOTIFY_SOCKET": str(run_dir / "notify")}
         with Running.edge_uad("serve", "--config", config, environ=environ) as daemon:
             assert manager.recv(4096) == b"STATUS=loading the model and the banks"
-            writing = opened_by_a_reader(run_dir / "never.onnx")
+            until(wanted.is_set, PATIENCE_S)
             for _ in range(signals):
                 daemon.signal(signal.SIGTERM)
             daemon.ends(code=0, timeout_s=20)
-            os.close(writing)
             assert manager.recv(4096) == b"STOPPING=1"
     assert "stopped while the model was loading" in daemon.everything
     assert "Traceback" not in daemon.everything
 
 
-def opened_by_a_reader(pipe: Path) -> int:
-    """The writing end, once somebody reads."""
-    deadline_s = time.monotonic() + PATIENCE_S
-    while True:
-        try:
-            return os.open(pipe, os.O_WRONLY | os.O_NONBLOCK)
-        except OSError as error:
-            if error.errno != errno.ENXIO or time.monotonic() > deadline_s:
-                raise
-        time.sleep(0.005)
+@contextmanager
+def leased(path: Path) -> Iterator[threading.Event]:
+    """Hold a lease: opening the file waits, for the kernel's 45 s at most. The event is set once somebody tries."""
+    wanted = threading.Event()
+    before = signal.signal(signal.SIGIO, lambda *_: wanted.set())
+    descriptor = os.open(path, os.O_RDWR)
+    try:
+        fcntl.fcntl(descriptor, fcntl.F_SETLEASE, fcntl.F_WRLCK)
+        yield wanted
+    finally:
+        os.close(descriptor)
+        signal.signal(signal.SIGIO, before)
 
 
 def wait_until_caught(status: Path, handled: re.Pattern[str], number: signal.Signals) -> None:

@@ -50,7 +50,7 @@ def test_commands_do_not_import_them(folder: Path, good_parts: Path) -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_one_that_is_imported_already_is_refused_by_its_path(name: str, tmp_path: Path) -> None:
     (tmp_path / f"{name}.py").write_text("")
-    program = f"import {name}; from edge_uad.cli import main; main()"
+    program = f"import {name}; from edge_uad.__main__ import main; main()"
     done = python("-c", program, "export", "dinov2_vits14", "--out", "m.onnx", folder=tmp_path)
     assert done.returncode == 2
     assert done.stderr.startswith(f"edge-uad: a module called {name} is imported already, from {tmp_path}")

@@ -229,7 +229,7 @@ def test_an_export_to_a_full_disk_leaves_no_half_file(file: Path, tmp_path: Path
 
 QUOTA = """
 import resource
-from edge_uad.cli import main
+from edge_uad.__main__ import main
 resource.setrlimit(resource.RLIMIT_FSIZE, (40_000, resource.RLIM_INFINITY))
 main()
 """

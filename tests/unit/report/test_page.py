@@ -132,7 +132,7 @@ def test_without_the_extra_a_measurement_is_refused_before_any_work(package: str
     arguments = [command, str(tmp_path), *(["--sweep", "bpm-kernel=1"] if command == "ablate" else [])]
     program = (
         f"import sys; sys.modules[{package!r}] = None; sys.argv[1:] = {arguments!r}; "
-        "from edge_uad.cli import main; main()"
+        "from edge_uad.__main__ import main; main()"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 2
