@@ -65,7 +65,8 @@ def _source_text(value: object) -> str:
     """Any text: pydantic's own check refuses paths whose bytes are not UTF-8."""
     if not isinstance(value, str) or not value:
         raise ValueError("input should be a text of at least one character")
-    return str(_expanded(value)) if _is_path(value) else value
+    expanded = _expanded(value) if _is_path(value) else value
+    return str(expanded) if value.startswith("~") else value  # as it was written: a path's text says what is meant
 
 
 class StationSettings(_Section):

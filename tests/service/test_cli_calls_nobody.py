@@ -97,7 +97,7 @@ def inputs(
 def test_a_command_calls_nobody_and_writes_where_it_was_asked_to(command: str, inputs: Inputs, tmp_path: Path) -> None:
     calls = strace(tmp_path, sys.executable, "-m", "edge_uad", *right_call(command, inputs, tmp_path))
     assert connections(calls) == []
-    assert files_outside(calls, tmp_path) == []
+    assert files_outside(calls, tmp_path, inputs.records.parent) == []
     assert left_in(tmp_path / "home") == []
 
 
