@@ -70,7 +70,7 @@ def download(url: str, part: Path, *, console: Console, timeout_s: float = TIMEO
         try:
             _attempt(url, part, console, timeout_s)
         except CutOffError:
-            # a server that sends nothing more is given up
+            # no further attempt at a server that sends nothing more
             if attempt == ATTEMPTS or _size(part) <= before:
                 raise
         else:

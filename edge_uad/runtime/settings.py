@@ -179,7 +179,7 @@ class ReconnectSettings(_Section):
     first_s: Seconds = 0.5
     max_s: Seconds = 30.0
     replace_after_s: Seconds = 30.0
-    """A call into a camera or stream that takes longer is given up and the source opened anew."""
+    """A call into a camera or stream that takes longer is left behind and the source opened anew."""
 
     @model_validator(mode="after")
     def _ordered(self) -> Self:

@@ -136,7 +136,7 @@ class FrameSender:
 
 
 def _leads_to(connection: os_socket.socket, path: str) -> bool:
-    """A number may have become another file's since it was told."""
+    """A descriptor's number may have become another file's meanwhile."""
     address = b"\0" + path[1:].encode() if path.startswith("@") else path  # the abstract namespace
     return connection.family == os_socket.AF_UNIX and connection.getpeername() == address
 
