@@ -17,8 +17,8 @@ BLOCKED_MODULES = ("openvino_telemetry",)
 def switch_off_telemetry() -> None:
     """Set every opt-out; a value that the environment has is replaced.
 
-    A library that the calling program imported earlier has read its environment already: ONNX Runtime is then told by
-    a call, which stops all events but the one that its import has sent.
+    A library that the calling program imported earlier has read its environment already; of ONNX Runtime a call then
+    stops all events but the one that its import has sent.
     """
     os.environ.update(OPT_OUTS)
     for name in BLOCKED_MODULES:

@@ -1,4 +1,4 @@
-"""How long work tells that it moves on; the CLI draws it, tests stay silent."""
+"""How long work reports its progress: the command line draws it, the Python API and tests draw nothing."""
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -9,11 +9,11 @@ class Progress(Protocol):
     """Shows the steps of long work, one after the other."""
 
     def step(self, label: str, total: int | None, unit: str) -> AbstractContextManager[Callable[[int], None]]:
-        """Begin a step; the callable that comes back takes how many units were done since its last call.
+        """Begin a step; the callable returned takes how many units were done since its last call.
 
         Args:
             label: what is being done.
-            total: how many units there are; None where nobody knows beforehand.
+            total: how many units there are; None where it is not known beforehand.
             unit: what is counted, in the plural.
         """
 

@@ -62,7 +62,7 @@ def print_json(value: object) -> None:
 
 
 def note(message: str) -> None:
-    """One line on stderr for whoever watches the work."""
+    """One line on stderr: a summary or a hint, no result."""
     stderr.print(message, markup=False, highlight=False)
 
 
