@@ -27,11 +27,11 @@ SHARED_IMAGES = Path(__file__).parents[2] / "shared" / "data"
 
 @pytest.fixture
 def log_as_before() -> Iterator[None]:
-    """``serve`` sets the log up for its process."""
+    """For ``serve`` in this process: it sets the log up, and may log names that a test report cannot hold."""
     log = logging.getLogger("edge_uad")
-    handlers, level = log.handlers, log.level
+    handlers, level, log.propagate = log.handlers, log.level, False
     yield
-    log.handlers, log.level = handlers, level
+    log.handlers, log.level, log.propagate = handlers, level, True
 
 
 @pytest.fixture(scope="session")

@@ -22,7 +22,7 @@ def test_the_readmes_subscriber_is_the_tested_one() -> None:
 
 @pytest.mark.parametrize("command", leaves())
 def test_every_command_is_in_the_readme_and_shows_an_example(command: str) -> None:
-    assert re.search(rf"\| `{command.split()[0]}\b", README)
+    assert re.search(rf"\| `{command.split(maxsplit=1)[0]}\b", README)
     assert f"edge-uad {command}" in (leaves()[command].help or "")
 
 
