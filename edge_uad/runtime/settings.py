@@ -33,7 +33,7 @@ from edge_uad.sources.frozen import FROZEN_AFTER_S
 MAX_CONFIG_BYTES = 1024 * 1024
 MAX_STATIONS = 64
 
-StationMode = Literal["auto"] | QueueMode
+StationMode = Literal["auto", QueueMode]
 Seconds = Annotated[float, Field(gt=0, le=3600, allow_inf_nan=False)]
 
 

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from edge_uad.outputs.record_reader import RecordReader
+from edge_uad.outputs.store import Table
 from tests.conftest import edge_uad
 from tests.processes import Running
 
@@ -31,13 +33,14 @@ def test_frames_from_a_folder(folder: Path, tiny_model: Path, tiny_bank: Path, g
     config = folder / "line.yaml"  # its folder's name becomes part of every path in it
     config.write_text(
         f"stations: [{{name: line, source: parts, bank: {tiny_bank}}}]\nmodel: {tiny_model}\nthreads: 1\n"
-        f"publish: {{endpoint: '{ANY_PORT}'}}\naudit: {{file: log.jsonl}}\n"
+        f"publish: {{endpoint: '{ANY_PORT}'}}\nrecords: {{file: records.sqlite}}\n"
     )
     with Running.edge_uad("serve", "--config", config) as daemon:
         daemon.ends(code=0)
     assert "2 frames judged: 1 normal, 0 anomalous, 1 invalid" in daemon.everything
     assert "Traceback" not in daemon.everything
-    entries = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+    with RecordReader(folder / "records.sqlite") as reader:
+        entries = [row.parsed() for row in reader.rows(Table.VERDICTS)]
     assert [(entry["part_id"], entry["decision"]) for entry in entries] == [
         ("bad\\xfe.png", "invalid"),
         ("bad\\xff.png", "normal"),
