@@ -27,8 +27,9 @@ model: $(INSTALLED) ## the default backbone, fetched and exported into the cache
 demo: $(INSTALLED) ## build a bank, inspect a stream of real frames, leave overlays and a report in demo/
 	$(BIN)/python examples/demo.py
 
-test: $(INSTALLED) ## every test
-	$(BIN)/python -m pytest
+# a file's tests stay on one worker, so that what a module sets up is made once
+test: $(INSTALLED) ## every test, on all cores
+	$(BIN)/python -m pytest -n auto --dist loadfile
 
 FUZZ_S ?= 25
 fuzz: $(INSTALLED) ## what comes from outside, fuzzed for a minute; FUZZ_S=25 seconds for each target
