@@ -226,11 +226,7 @@ class RecordWriter:
             self._give_up_batch(f"fault inside: {type(error).__name__}: {error}")
 
     def _commit(self) -> None:
-        if self._store is not None and not self._store.is_current:
-            log.warning("the records file %s was removed or replaced: a new one is begun", self.path)
-            self._close_store()
-            self._buffer.insert(0, NewRow(Table.EVENTS, event("new_file", reason="the file was removed or replaced")))
-        store = self._store or self._open()
+        store = self._usable_store()
         self._settle(store)
         self._in_flight += [item.row() if isinstance(item, _Gap) else item for item in self._buffer]
         self._buffer = []
@@ -240,18 +236,55 @@ class RecordWriter:
             self._in_flight, self._in_doubt = [], None
         self._due_s = None
         if self.fault is not None:
+            # SQLite keeps the descriptor of a connection that was closed beside another one until both are
+            self._close_store()
+            self._open()
             log.warning("the records file %s is written again; %d verdicts are missing in all", self.path, self.lost)
             self.fault = None
         self._prune()
 
+    def _usable_store(self) -> RecordStore:
+        """The file that the path names, by a new connection after a fault.
+
+        The failed connection stays open until the new one is: SQLite's index of the log, which knows that the failed
+        rows are not committed, lasts as long as one connection does. Without it the log would be read from its start,
+        and rows whose fsync failed would be found in it and taken for committed.
+        """
+        store = self._store
+        if store is not None and not store.is_current:
+            self._leave(store)
+            store = None
+        if store is None:
+            return self._open()
+        if self.fault is not None:
+            fresh = self._sound_store()
+            if self._store is not None:
+                self._store.close()
+            self._store = store = fresh
+            store.write(*self._context.values())
+        return store
+
+    def _leave(self, store: RecordStore) -> None:
+        """Close a file that was moved away or deleted."""
+        log.warning("the records file %s was removed or replaced: a new one is begun", self.path)
+        try:
+            self._settle(store)
+            # it also overwrites what a failed commit left in the log, which is going to be written to the new file
+            store.write(NewRow(Table.EVENTS, event("file_left", reason="the file was moved away")))
+        except sqlite3.Error as error:
+            log.warning("the former records file cannot be closed in order: %s", error)
+        self._close_store()
+        self._buffer.insert(0, NewRow(Table.EVENTS, event("new_file", reason="the file was removed or replaced")))
+
     def _settle(self, store: RecordStore) -> None:
         """A commit that failed may be in the file all the same: then it is not written again."""
         if self._in_doubt and store.holds(self._in_doubt):
+            store.checkpoint()  # the log was not brought to the disk: the file itself must be
             self._in_flight = []
         self._in_doubt = None
 
     def _prune(self) -> None:
-        store = self._store or self._open()
+        store = self._usable_store()
         for _ in range(PRUNE_STEPS):
             if not store.prune(self._limits):
                 return
@@ -268,10 +301,7 @@ class RecordWriter:
         store = None
         try:
             store = self._sound_store()
-            if self._in_doubt is not None:
-                store.checkpoint()  # what a failed fsync left in the log must not lie there when a power cut comes
-            if self._context:
-                store.write(*self._context.values())
+            store.write(*self._context.values())
         except BaseException:
             if store is not None:
                 store.close()
@@ -293,6 +323,9 @@ class RecordWriter:
 
     def _begun_anew(self, reason: str) -> RecordStore:
         """Move the damaged file, with its log, out of the way: nothing is deleted."""
+        if self._store is not None:
+            self._store.close()
+            self._store = None
         suffix = f".damaged-{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}-{time.monotonic_ns() % 10**6:06d}"
         aside = self.path.with_name(f"{self.path.name}{suffix}")
         for end in ("", "-wal"):
@@ -314,7 +347,6 @@ class RecordWriter:
 
     def _rest(self, error: Exception) -> None:
         self._suspect = self._suspect or (isinstance(error, sqlite3.Error) and is_damage(error))
-        self._close_store()
         self._retry_at_s = time.monotonic() + self._retry_s
         self._note_due()
         reason = (isinstance(error, OSError) and error.strerror) or str(error)

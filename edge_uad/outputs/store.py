@@ -262,6 +262,8 @@ class RecordStore:
         Raises:
             sqlite3.Error: nothing was written.
         """
+        if not rows:
+            return []
         with self.transaction():
             return self.append(rows)
 
