@@ -5,6 +5,7 @@ import sqlite3
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -261,6 +262,8 @@ class RecordWriter:
             if self._store is not None:
                 self._store.close()
             self._store = store = fresh
+            with suppress(sqlite3.Error):
+                store.checkpoint()  # on a full disk the log's own room is all there is
             store.write(*self._context.values())
         return store
 

@@ -188,7 +188,7 @@ class RecordStore:
         try:
             with damage_named(path):
                 version = schema_version(self._connection, path, newest=len(migrations))
-                self._configure()
+                self._configure(new=version == 0)
                 self._migrate(version, migrations)
         except BaseException:
             self._connection.close()
@@ -355,9 +355,10 @@ class RecordStore:
         self._connection.execute("DELETE FROM imports WHERE (n_bytes, sha256) = (?, ?)", longer_than or (0, ""))
         self._connection.execute("INSERT INTO imports (n_bytes, sha256) VALUES (?, ?)", beginning)
 
-    def _configure(self) -> None:
+    def _configure(self, *, new: bool) -> None:
         for pragma in (
-            "auto_vacuum = INCREMENTAL",  # takes effect in a new file alone, before anything is written
+            # before anything else is written; in a file that is not new it would be a write of its own at each opening
+            *(["auto_vacuum = INCREMENTAL"] if new else []),
             "journal_mode = WAL",
             "synchronous = FULL",  # a commit has returned only once its pages are on the disk
             f"wal_autocheckpoint = {_CHECKPOINT_PAGES}",

@@ -339,6 +339,19 @@ def test_another_programs_database_is_not_touched(tmp_path: Path) -> None:
     assert [one.name for one in tmp_path.iterdir()] == ["other.db"]
 
 
+def test_opening_a_file_writes_nothing_to_it(tmp_path: Path) -> None:
+    """On a full disk it could not be opened otherwise, though a checkpoint would make room."""
+    path = tmp_path / "r.sqlite"
+    store = RecordStore(path)
+    store.write(verdict(0))
+    store.close()
+    content = path.read_bytes()
+    store = RecordStore(path)
+    assert (tmp_path / "r.sqlite-wal").stat().st_size == 0
+    store.close()
+    assert path.read_bytes() == content
+
+
 def test_links_folders_and_what_is_missing_are_refused_in_one_sentence(tmp_path: Path) -> None:
     RecordStore(tmp_path / "r.sqlite").write(verdict())
     (tmp_path / "link").symlink_to("r.sqlite")
