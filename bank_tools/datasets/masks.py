@@ -15,9 +15,7 @@ What the file format decides:
 - white-is-zero TIFF: as it is shown, white on black.
 """
 
-import struct
 import warnings
-import zlib
 from dataclasses import dataclass, field
 from enum import StrEnum
 from io import BytesIO
@@ -32,7 +30,7 @@ from PIL import Image, ImageOps, TiffImagePlugin, UnidentifiedImageError
 from bank_tools.datasets.wording import counted, listed
 from edge_uad.errors import FrameError
 from edge_uad.records import Bool
-from edge_uad.sources.decode import FORMATS, MAX_IMAGE_PIXELS, decode_image, read_bytes
+from edge_uad.sources.decode import FORMATS, MAX_IMAGE_PIXELS, PARSER_FAULTS, decode_image, read_bytes
 from edge_uad.sources.folder import part_name
 
 HALF = 127
@@ -44,25 +42,7 @@ Samples = NDArray[Any]
 
 _BLACK = (0, 0, 0)
 _LOSSY_TIFF = frozenset({"jpeg", "tiff_jpeg", "old-jpeg", "webp"})
-_PARSER_FAULTS = (
-    OSError,
-    SyntaxError,
-    ValueError,
-    TypeError,
-    LookupError,
-    AttributeError,
-    ArithmeticError,
-    AssertionError,
-    MemoryError,
-    EOFError,
-    RuntimeError,
-    struct.error,
-    zlib.error,
-    cv2.error,
-    Image.DecompressionBombError,
-    UserWarning,
-)
-"""What parsers raise on a damaged file; there is no common root below Exception."""
+_PARSER_FAULTS = (*PARSER_FAULTS, cv2.error)
 
 
 class MaskOddity(StrEnum):

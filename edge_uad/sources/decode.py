@@ -56,8 +56,7 @@ _STARTS = {
     b"MM\0+": "TIFF",
     **{b"P" + digit: "PPM" for digit in (b"1", b"2", b"3", b"4", b"5", b"6")},
 }
-# What Pillow's parsers let out on a broken file; there is no common root below Exception.
-_PARSER_FAULTS = (
+PARSER_FAULTS = (
     OSError,
     SyntaxError,
     ValueError,
@@ -74,6 +73,7 @@ _PARSER_FAULTS = (
     Image.DecompressionBombError,  # Pillow compares TIFF and WebP with its own limit all the same
     Warning,
 )
+"""What Pillow's parsers raise on a broken file; there is no common root below Exception."""
 _EIGHT_BIT_MODES = frozenset({"L", "RGB", "RGBA", "RGBX", "RGBa", "LA", "La", "P", "PA", "1", "CMYK"})
 _DEEP_GREY_MODES = frozenset({"I;16", "I;16L", "I;16B", "I;16N"})
 _SIDES_SWAPPED = frozenset({5, 6, 7, 8})
@@ -225,7 +225,7 @@ def decode_picture(
         elif kind == "TIFF":
             _check_tiff(image, payload)
         image.load()
-    except _PARSER_FAULTS as error:
+    except PARSER_FAULTS as error:
         raise FrameError(f"the image is damaged or truncated ({_cause(error)})") from error
     pixels, unused_bits = _to_rgb(image, sixteen_bit=_has_16_bits(image, payload))
     return Picture(_upright(pixels, _orientation(image)), None, unused_bits)
@@ -287,7 +287,7 @@ def _format_of(payload: bytes, formats: Sequence[str]) -> str:
 def _open(payload: bytes, kind: str) -> Image.Image:
     try:
         return _OPENERS[kind](BytesIO(payload))
-    except _PARSER_FAULTS as error:
+    except PARSER_FAULTS as error:
         if kind == "TIFF" and "unknown pixel mode" in str(error):
             raise FrameError(
                 "the TIFF's samples are of a kind that is not supported; use 8-bit grey or colour, or 16-bit grey"
@@ -320,7 +320,7 @@ def _decode_jpeg(
     if header.has_metadata:
         try:
             orientation = _orientation(JpegImagePlugin.JpegImageFile(BytesIO(payload)))
-        except _PARSER_FAULTS:  # unreadable metadata say nothing about orientation; the pixels are whole
+        except PARSER_FAULTS:  # unreadable metadata say nothing about orientation; the pixels are whole
             orientation = 1
     taken_hw = header.hw if pixels.shape[:2] != header.hw else None
     if taken_hw is not None and orientation in _SIDES_SWAPPED:
@@ -390,7 +390,7 @@ def _to_rgb(image: Image.Image, *, sixteen_bit: bool) -> tuple[UInt8, int]:
         if image.mode in {"P", "PA"}:  # by way of RGBA, because a palette may carry transparency
             image = image.convert("RGBA")
         pixels = np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
-    except _PARSER_FAULTS as error:
+    except PARSER_FAULTS as error:
         raise FrameError(f"the image's pixels cannot be converted ({_cause(error)})") from error
     return pixels, _unused_bits(pixels) if sixteen_bit else 0
 
@@ -429,7 +429,7 @@ def _orientation(image: Image.Image) -> int:
     """The EXIF orientation, 1 to 8; 1 where there is none or it cannot be read."""
     try:
         return int(image.getexif().get(ExifTags.Base.Orientation, 1))
-    except _PARSER_FAULTS:  # as above
+    except PARSER_FAULTS:  # as above
         return 1
 
 
