@@ -227,7 +227,7 @@ def test_a_frame_of_a_trusted_sender_is_as_old_as_it_says(skew_s: int) -> None:
         sender.send_multipart(message(1, captured_at_ns=time.time_ns() + skew_s * 10**9))
         sender.send_multipart([b"line", message(2, captured_at_ns=time.time_ns() + skew_s * 10**9)[1], b""])
         for _ in range(2):  # one that holds no picture, too
-            # the wall clock may be slewed against the monotonic one between the sending and the reading
+            # the source reads its two clocks one after the other, and the wall clock may be slewed meanwhile
             assert -0.05 <= (time.monotonic_ns() - read(source).captured_mono_ns) / 1e9 + skew_s < 20
 
 
