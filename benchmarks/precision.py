@@ -117,7 +117,7 @@ def opened(folder: Path, good: Sequence[Path], threads: int) -> dict[str, Backbo
         weights_sha256=card.weights_sha256,
         mean=card.mean,
         std=card.std,
-        join="concat" if card.join == "concat" else "mean",
+        join=card.join,
         neighbourhood=card.neighbourhood,
         top_ratio=card.top_ratio,
     )

@@ -37,8 +37,10 @@ SearchDevice = Literal["cpu", "gpu"]
 """What searches the bank."""
 Precision = Literal["fp32", "fp16", "int8"]
 """Of a model's weights and blocks; input and outputs are float32 always."""
-Join = Literal["mean", "concat"]
-"""How the tokens of several blocks become one."""
+Join = Literal["mean", "concat", "levels"]
+"""How the tokens of several blocks become one: the mean of the raw tokens; the raw tokens one after the other; or
+*levels*, each block's token at unit norm, one after the other, so that a block of small norm counts as much as others:
+the squared distance of two such tokens is the mean of the blocks' own squared distances."""
 QueueMode = Literal["latest", "every"]
 """Which frames of a station are judged: the newest one, or every one in turn."""
 
@@ -60,6 +62,11 @@ class Geometry(StrEnum):
     """Shorter side to 256 (of 224), centre crop: the paper's; what lies outside the crop is not inspected."""
     CIFAR = "cifar"
     """To half the input size, zero-padded to the whole: the paper's for 32-pixel pictures."""
+
+
+def joined_width(join: Join, layers: tuple[int, ...]) -> int:
+    """How many times as wide as one block's token the joined token of these blocks is."""
+    return 1 if join == "mean" else len(layers)
 
 
 def reducible(geometry: Geometry, roi: Box | None) -> bool:
@@ -215,14 +222,18 @@ class ModelCard:
     """fp32, fp16 or int8."""
     licence: str
     weights_sha256: str
-    join: str = "mean"
-    """How the blocks' tokens are joined: mean or concat."""
+    join: Join = "mean"
     neighbourhood: int = 1
     """Side, in patches, of the surroundings blended into each token; 1 for the patch alone, the paper's."""
     top_ratio: float = 0.05
     """Part of the patches that makes the score, unless a bank states another; the paper's 5 %."""
     certificate: ParityCertificate | None = None
     """Of a precision lower than fp32: without one that holds, the model is not run."""
+
+    @property
+    def levels(self) -> int:
+        """How many levels a bank of this model is searched at: one for each block where these stand side by side."""
+        return len(self.layers) if self.join == "levels" else 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -296,6 +307,8 @@ class BankManifest:
     """Height and width of the good images, where all had one size: the region of interest is in its pixels."""
     reduced_decode: bool = False
     """Large JPEG pictures, learned or judged, are decoded at a part of their size; see ``Preprocessor``."""
+    levels: int = 1
+    """Each patch has so many equally long parts, one for a block of the backbone; each finds its own neighbour."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

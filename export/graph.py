@@ -13,7 +13,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from edge_uad.inference.backbones.files import INPUT_NAME, OUTPUT_NAMES
-from edge_uad.records import Float32
+from edge_uad.records import Float32, joined_width
 from export.architecture import LAYER_NORM_EPS, VitWeights
 from export.position import pos_embed_for
 from export.request import ExportRequest
@@ -21,7 +21,7 @@ from export.request import ExportRequest
 OPSET = 20
 """The first with Gelu as one operator."""
 IR_VERSION = 10
-GRAPH_VERSION = 1
+GRAPH_VERSION = 2
 """Raised when the graph of the same weights is written differently; part of the file, as its producer's version."""
 SMALLEST_NORM = 1e-12
 """A token shorter than this stays shorter than unit norm instead of being divided by zero."""
@@ -56,9 +56,8 @@ class _VitGraph:
     def proto(self) -> onnx.GraphProto:
         """The whole graph."""
         self._add_all()
-        patches, width = self._patches, self._spec.dim
-        if self._request.join == "concat":
-            width *= len(self._request.layers)
+        patches = self._patches
+        width = self._spec.dim * joined_width(self._request.join, self._request.layers)
         tokens, attention = OUTPUT_NAMES
         return helper.make_graph(
             self._nodes,
@@ -159,34 +158,36 @@ class _VitGraph:
 
     def _join(self, chosen: Sequence[str]) -> None:
         """The tokens output: of several layers the sum, whose direction is the mean's, or one after the other."""
-        joined = chosen[0]
-        if len(chosen) > 1 and self._request.join == "mean":
-            joined = self._add("Sum", chosen, "joined")
-        elif len(chosen) > 1:
-            joined = self._add("Concat", chosen, "joined", axis=-1)
+        tokens, join = OUTPUT_NAMES[0], self._request.join
+        if len(chosen) == 1:
+            self._blend(chosen[0], tokens)
+        elif join == "levels":
+            self._add("Concat", [self._blend(one, f"{one}.level") for one in chosen], "joined", axis=-1)
+            share = self._constant("level_norm", np.array(1 / np.sqrt(len(chosen)), np.float32))
+            self._add("Mul", ["joined", share], tokens)
+        elif join == "concat":
+            self._blend(self._add("Concat", chosen, "joined", axis=-1), tokens)
+        else:
+            self._blend(self._add("Sum", chosen, "joined"), tokens)
+
+    def _blend(self, joined: str, output: str) -> str:
+        """Tokens at unit norm, the mean of their surroundings blended into each where that is asked for."""
         if self._request.neighbourhood == 1:
-            self._unit(joined, OUTPUT_NAMES[0])
-            return
-        tokens = self._unit(joined, "alone")
-        around = self._unit(self._mean_around(tokens), "around")
-        self._unit(self._add("Add", [tokens, around], "blended"), OUTPUT_NAMES[0])
+            return self._unit(joined, output)
+        alone = self._unit(joined, f"{output}.alone")
+        around = self._unit(self._mean_around(alone), f"{output}.around")
+        return self._unit(self._add("Add", [alone, around], f"{output}.blended"), output)
 
     def _mean_around(self, tokens: str) -> str:
         """Float32 (batch, N, D): the mean of the patches around each one that lie inside the grid."""
-        side = self._request.neighbourhood
-        self._add("Transpose", [tokens], "neighbours.columns", perm=[0, 2, 1])
+        name, side = f"{tokens}.neighbours", self._request.neighbourhood
+        columns = self._add("Transpose", [tokens], f"{name}.columns", perm=[0, 2, 1])
         shape = self._integers("neighbours.grid_shape", [0, 0, *self._grid_hw])
-        self._add("Reshape", ["neighbours.columns", shape], "neighbours.grid")
-        self._add(
-            "AveragePool",
-            ["neighbours.grid"],
-            "neighbours.means",
-            kernel_shape=[side, side],
-            pads=[side // 2] * 4,
-            count_include_pad=0,
-        )
-        self._add("Reshape", ["neighbours.means", self._integers("neighbours.shape", [0, 0, -1])], "neighbours.flat")
-        return self._add("Transpose", ["neighbours.flat"], "neighbours", perm=[0, 2, 1])
+        grid = self._add("Reshape", [columns, shape], f"{name}.grid")
+        pads = {"pads": [side // 2] * 4, "count_include_pad": 0}
+        means = self._add("AveragePool", [grid], f"{name}.means", kernel_shape=[side, side], **pads)
+        flat = self._add("Reshape", [means, self._integers("neighbours.shape", [0, 0, -1])], f"{name}.flat")
+        return self._add("Transpose", [flat], name, perm=[0, 2, 1])
 
     def _scaled_qkv(self, index: int) -> tuple[Float32, Float32]:
         """Weight and bias of the common projection, 1/√d multiplied into the queries' part."""

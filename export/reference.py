@@ -46,11 +46,14 @@ def features(weights: VitWeights, request: ExportRequest, pixels: Float32) -> tu
             chosen.append(x[first_patch:])
         if index == request.attention_layer:
             attention = cls_row[first_patch:]
-    joined = np.mean(chosen, axis=0) if request.join == "mean" else np.concatenate(chosen, axis=1)
-    tokens = _unit(joined)
-    if request.neighbourhood > 1:
-        tokens = _unit(tokens + _unit(_mean_around(tokens, grid_hw, request.neighbourhood)))
-    return tokens, attention
+    match request.join:
+        case "levels":
+            levels = [_blend(one, grid_hw, request.neighbourhood) for one in chosen]
+            return np.concatenate(levels, axis=1) / np.float32(math.sqrt(len(levels))), attention
+        case "concat":
+            return _blend(np.concatenate(chosen, axis=1), grid_hw, request.neighbourhood), attention
+        case "mean":
+            return _blend(np.mean(chosen, axis=0), grid_hw, request.neighbourhood), attention
 
 
 def _embed(weights: VitWeights, pixels: Float32, grid_hw: tuple[int, int]) -> Float32:
@@ -108,6 +111,12 @@ def _gelu(x: Float32) -> Float32:
 
 def _unit(rows: Float32) -> Float32:
     return np.asarray(rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), np.float32(1e-12)))
+
+
+def _blend(tokens: Float32, grid_hw: tuple[int, int], neighbourhood: int) -> Float32:
+    """float32 (N, D), unit norm: each token, and the mean of its surroundings in equal parts where asked for."""
+    tokens = _unit(tokens)
+    return tokens if neighbourhood == 1 else _unit(tokens + _unit(_mean_around(tokens, grid_hw, neighbourhood)))
 
 
 def _mean_around(tokens: Float32, grid_hw: tuple[int, int], side: int) -> Float32:

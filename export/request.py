@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from edge_uad.errors import UsageError
-from edge_uad.records import Join, ModelCard
+from edge_uad.records import Join, ModelCard, joined_width
 from export.architecture import VitSpec
 from export.weights import IMAGENET_MEAN, IMAGENET_STD, PAPER_TOP_RATIO
 
@@ -61,7 +61,7 @@ def make_card(request: ExportRequest, spec: VitSpec) -> ModelCard:
         input_hw=request.input_hw,
         grid_hw=(height // spec.patch_px, width // spec.patch_px),
         patch_px=spec.patch_px,
-        dim=spec.dim * (len(request.layers) if request.join == "concat" else 1),
+        dim=spec.dim * joined_width(request.join, request.layers),
         mean=request.mean,
         std=request.std,
         layers=request.layers,

@@ -87,7 +87,7 @@ def _export(card: ModelCard, path: Path, console: Console) -> None:
         precision="fp16" if card.precision == "fp16" else "fp32",
         mean=card.mean,
         std=card.std,
-        join="concat" if card.join == "concat" else "mean",
+        join=card.join,
         neighbourhood=card.neighbourhood,
         top_ratio=card.top_ratio,
     )
@@ -96,7 +96,7 @@ def _export(card: ModelCard, path: Path, console: Console) -> None:
 
 
 def _path(card: ModelCard) -> Path:
-    layers = "+".join(map(str, card.layers)) + ("c" if card.join == "concat" else "")
+    layers = "+".join(map(str, card.layers)) + {"mean": "", "concat": "c", "levels": "u"}[card.join]
     size = "x".join(map(str, card.input_hw))
     name = (
         f"{card.backbone}-{size}-l{layers}-a{card.attention_layer}-n{card.neighbourhood}-{card.precision}-"

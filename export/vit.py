@@ -198,7 +198,7 @@ class PatchFeatures(nn.Module):
         input_hw: the fixed input size in pixels, multiples of the patch size.
         layers: 0-based blocks whose patch tokens are joined.
         attention_layer: 0-based block whose CLS row is the second output.
-        join: their mean, or one after the other, D times their number.
+        join: their mean, or one after the other, raw or each at unit norm, D times their number.
         neighbourhood: side, in patches, odd, of the surroundings blended into each token; 1 for none.
     """
 
@@ -247,17 +247,26 @@ class PatchFeatures(nn.Module):
                 x = block(x)
             if index in self.layers:
                 chosen.append(x[:, first_patch:].float())
-        joined = torch.stack(chosen).mean(dim=0) if self.join == "mean" else torch.cat(chosen, dim=-1)
-        tokens = functional.normalize(joined, dim=-1)
-        if self.neighbourhood > 1:
-            tokens = self.with_surroundings(tokens)
-        return tokens, attention[:, first_patch:]
+        return self.joined(chosen), attention[:, first_patch:]
 
-    def with_surroundings(self, tokens: Tensor) -> Tensor:
+    def joined(self, chosen: list[Tensor]) -> Tensor:
+        """The layers' tokens, each (B, N, D), as one: unit norm."""
+        match self.join:
+            case "levels":
+                return torch.cat([self.blended(one) for one in chosen], dim=-1) / math.sqrt(len(chosen))
+            case "concat":
+                return self.blended(torch.cat(chosen, dim=-1))
+            case "mean":
+                return self.blended(torch.stack(chosen).mean(dim=0))
+
+    def blended(self, tokens: Tensor) -> Tensor:
         """Each token and the mean of the patches around it, in equal parts: (B, N, D) → (B, N, D), unit norm.
 
-        At the grid's edge the mean is over the patches that are there.
+        At the grid's edge the mean is over the patches that are there. Without a neighbourhood the token alone.
         """
+        tokens = functional.normalize(tokens, dim=-1)
+        if self.neighbourhood == 1:
+            return tokens
         grid = torch.unflatten(tokens.transpose(1, 2), 2, self.grid_hw)
         side = self.neighbourhood
         around = functional.avg_pool2d(grid, side, stride=1, padding=side // 2, count_include_pad=False)

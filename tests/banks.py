@@ -37,6 +37,12 @@ def stored(images: Iterable[ForegroundEmbedding]) -> EmbeddingStore:
     return store
 
 
+def level_rows(rng: np.random.Generator, n: int, dim: int, levels: int) -> Float32:
+    """(n, dim), each row of norm 1, each of its ``levels`` parts of the norm 1/√levels."""
+    parts = [unit_rows(rng, n, dim // levels) for _ in range(levels)]
+    return np.concatenate(parts, axis=1) / np.sqrt(np.float32(levels))
+
+
 def random_bank(*, seed: int = 0, n_patches: int = 80, **changed: Any) -> PatchBank:
     """A bank that is right in every respect but was never built from images."""
     rng = np.random.default_rng(seed)
@@ -66,7 +72,7 @@ def random_bank(*, seed: int = 0, n_patches: int = 80, **changed: Any) -> PatchB
         "source_digest": "0" * 64,
     }
     return PatchBank.sealed(
-        patches=unit_rows(rng, n_patches, DIM),
+        patches=level_rows(rng, n_patches, DIM, changed.get("levels", 1)),
         patch_image=np.sort(rng.integers(0, 8, n_patches)),
         calibration=np.sort(rng.random(8, np.float32)),
         manifest=BankManifest(**(manifest | changed)),

@@ -162,6 +162,7 @@ def _calibrate(images: EmbeddingStore, recipe: Recipe, progress: Progress) -> Fl
             neighbours=recipe.neighbours,
             search_device=recipe.search_device,
             search_threads=recipe.search_threads,
+            levels=recipe.levels,
             on_scored=done,
         )
 
@@ -185,6 +186,7 @@ def _manifest(
         seed=recipe.seed,
         image_hw=next(iter(images.sizes_hw)) if len(images.sizes_hw) == 1 else None,
         reduced_decode=recipe.reduced_decode,
+        levels=recipe.levels,
         n_images=len(images.embeddings),
         n_unreadable=len(images.unreadable),
         n_empty=len(images.empty),

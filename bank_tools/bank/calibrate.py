@@ -66,6 +66,7 @@ def cross_scores(
     neighbours: int,
     search_device: SearchDevice = "cpu",
     search_threads: int = 0,
+    levels: int = 1,
     on_scored: Callable[[int], None] = lambda _: None,
 ) -> Float32:
     """Score every good image against a coreset of the images of the other folds.
@@ -78,6 +79,7 @@ def cross_scores(
         neighbours: as in inspection.
         search_device: cpu or gpu.
         search_threads: of the CPU; 0 for one per core.
+        levels: as in inspection.
         on_scored: called with the number of images scored since its last call.
 
     Returns:
@@ -86,7 +88,7 @@ def cross_scores(
 
     def search_among(others: EmbeddingStore) -> Search:
         patches = choose_coreset(others, ratio=coreset_ratio, seed=seed).patches
-        search = PatchSearch(patches, device=search_device, threads=search_threads)
+        search = PatchSearch(patches, device=search_device, threads=search_threads, levels=levels)
         return lambda one: search.distances(one.embedding, one.mask, neighbours=neighbours)
 
     scores = np.empty(len(images), np.float32)

@@ -23,6 +23,9 @@ class Recipe:
     coreset_ratio: float = 0.1
     false_alarm_rate: float = 0.01
     seed: int = 0
+    levels: int = 1
+    """Parts of each patch that find their nearest neighbours by themselves: the model's levels, or 1 for one search of
+    all of them together."""
     reduced_decode: bool = False
     """Large JPEG pictures are decoded at a part of their size."""
     search_device: SearchDevice = "cpu"
@@ -56,11 +59,21 @@ def recipe_for(card: ModelCard, *, bpm_kernel: int | None = None, top_ratio: flo
     return Recipe(
         bpm_kernel=default_kernel(card.grid_hw) if bpm_kernel is None else bpm_kernel,
         top_ratio=card.top_ratio if top_ratio is None else top_ratio,
+        levels=card.levels,
     )
 
 
 def embedder_for(backbone: Backbone, recipe: Recipe) -> Embedder:
-    """The stages up to the mask, set as the recipe says."""
+    """The stages up to the mask, set as the recipe says.
+
+    Raises:
+        UsageError: the recipe's levels are not the model's.
+    """
+    if recipe.levels not in (1, backbone.card.levels):
+        raise UsageError(
+            f"the model's patches have {backbone.card.levels} levels, {recipe.levels} were asked for; use "
+            f"{backbone.card.levels}, or 1 for one search of all of them together"
+        )
     return make_embedder(
         backbone,
         geometry=recipe.geometry,

@@ -173,10 +173,12 @@ def bank_of_size(bank: PatchBank, n_patches: int, *, seed: int = 0) -> PatchBank
     rows = np.sort(rng.integers(0, len(bank.patches), n_patches))
     patches = bank.patches[rows]
     step = np.float32(JITTER / np.sqrt(patches.shape[1]))
+    levels = bank.manifest.levels
     for start in range(0, n_patches, BLOCK_ROWS):
         block = patches[start : start + BLOCK_ROWS]
         block += step * rng.standard_normal(block.shape, np.float32)
-        block /= np.linalg.norm(block, axis=1, keepdims=True)
+        by_level = block.reshape(len(block), levels, -1)  # a view
+        by_level /= np.sqrt(np.float32(levels)) * np.linalg.norm(by_level, axis=2, keepdims=True)
     return PatchBank.sealed(
         patches=patches,
         patch_image=bank.patch_image[rows],

@@ -22,7 +22,7 @@ import numpy as np
 from edge_uad import __version__
 from edge_uad._packages import command_of
 from edge_uad.errors import EdgeUadError
-from edge_uad.records import ModelCard
+from edge_uad.records import ModelCard, joined_width
 
 INSTRUCTION_SETS = ("avx", "avx2", "fma", "avx512f", "avx512_vnni", "avx_vnni", "avx512_bf16", "amx_bf16", "amx_int8")
 """Those that matter for matrix products, as Linux names them on x86."""
@@ -167,7 +167,7 @@ def multiply_on_request(side: int) -> None:
 def _backbone(card: ModelCard) -> float:
     n_patches = card.grid_hw[0] * card.grid_hw[1]
     # concatenated blocks make the embedding wider than the transformer
-    tokens, dim = n_patches + 1, card.dim // (len(card.layers) if card.join == "concat" else 1)
+    tokens, dim = n_patches + 1, card.dim // joined_width(card.join, card.layers)
     embed = 2.0 * n_patches * 3 * card.patch_px**2 * dim
     linear = 2.0 * tokens * dim * dim * (3 + 1 + 2 * MLP_RATIO)  # query, key, value; projection; MLP
     attention = 2.0 * 2 * tokens * tokens * dim

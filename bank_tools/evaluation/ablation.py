@@ -26,6 +26,7 @@ _RECIPE_KNOBS: dict[str, tuple[str, Callable[[str], object]]] = {
     "neighbours": ("neighbours", int),
     "coreset": ("coreset_ratio", float),
     "geometry": ("geometry", Geometry),
+    "levels": ("levels", int),
     "seed": ("seed", int),
 }
 MODEL_KNOBS = ("layers", "join", "neighbourhood", "attention-layer", "input")

@@ -54,7 +54,9 @@ class _OneScale:
         patches = choose_coreset(scaled, ratio=recipe.coreset_ratio, seed=recipe.seed, on_chosen=on_chosen).patches
         self.n_patches = len(patches)
         self._variant = variant
-        self._search = PatchSearch(patches, device=recipe.search_device, threads=recipe.search_threads)
+        self._search = PatchSearch(
+            patches, device=recipe.search_device, threads=recipe.search_threads, levels=recipe.levels
+        )
         self._patches = patches
         self._support = None
         if variant.reweighted:

@@ -33,6 +33,8 @@ class Variant:
         """Raise UsageError where a value is out of its range."""
         if not self.scales or any(side < 1 or side % 2 == 0 for side in self.scales):
             raise UsageError(f"the scales are {self.scales}; use odd numbers of patches, such as 1+3")
+        if self.recipe.levels > 1 and (self.reweighted or self.scales != ONE_SCALE):
+            raise UsageError("scales and weights are for patches of one level; add levels=1, or leave them out")
         if not 0 <= self.min_distance < 4:
             raise UsageError(f"--apart is {self.min_distance:g}; use a squared distance from 0 to below 4")
 

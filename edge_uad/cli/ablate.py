@@ -187,10 +187,10 @@ def _model_settings(changes: dict[str, str]) -> _ModelSettings:
 
 def _join(value: str) -> Join:
     match value:
-        case "mean" | "concat":
+        case "mean" | "concat" | "levels":
             return value
         case _:
-            raise UsageError(f"--sweep join has the value {value!r}; use mean or concat")
+            raise UsageError(f"--sweep join has the value {value!r}; use mean, concat or levels")
 
 
 def _whole(knob: str, changes: dict[str, str]) -> int:

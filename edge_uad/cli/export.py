@@ -77,7 +77,11 @@ def export(
         ),
     ] = None,
     join: Annotated[
-        Join, typer.Option("--join", help="The blocks' tokens: their mean, or one after the other.")
+        Join,
+        typer.Option(
+            "--join",
+            help="The blocks' tokens: their mean, or one after the other, raw (concat) or at unit norm (levels).",
+        ),
     ] = "mean",
     neighbourhood: Annotated[
         int | None,

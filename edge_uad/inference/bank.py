@@ -5,6 +5,7 @@ import hashlib
 import json
 import math
 import os
+from copy import copy
 from pathlib import Path
 from typing import Any
 
@@ -65,7 +66,7 @@ class PatchBank:
         self.patch_image = patch_image
         self.calibration = calibration
         self.manifest = manifest
-        self._search = PatchSearch(patches, device=search_device, threads=search_threads)
+        self.search = PatchSearch(patches, device=search_device, threads=search_threads, levels=manifest.levels)
 
     @classmethod
     def sealed(cls, *, patches: Float32, patch_image: Int, calibration: Float32, manifest: BankManifest) -> "PatchBank":
@@ -76,17 +77,13 @@ class PatchBank:
 
     def distances(self, embedding: Embedding, mask: PatchMask) -> PatchDistances:
         """How far each foreground patch lies from the bank; masked-out patches get distance 0, row -1."""
-        return self._search.distances(embedding, mask, neighbours=self.manifest.neighbours)
+        return self.search.distances(embedding, mask, neighbours=self.manifest.neighbours)
 
     def searched_by(self, *, threads: int) -> "PatchBank":
         """The same bank, the same patches in memory, searched on the CPU by so many threads; 0 for one per core."""
-        return PatchBank(
-            patches=self.patches,
-            patch_image=self.patch_image,
-            calibration=self.calibration,
-            manifest=self.manifest,
-            search_threads=threads,
-        )
+        other = copy(self)
+        other.search = self.search.using(threads=threads)
+        return other
 
     def save(self, path: Path) -> None:
         """Write the file atomically: a reader sees the old bank or the new one, whole.
@@ -164,10 +161,9 @@ def _described(manifest: BankManifest) -> dict[str, Any]:
     Fields added later are left out at their default, so that older banks keep their identity.
     """
     described = dataclasses.asdict(manifest)
-    if manifest.image_hw is None:
-        del described["image_hw"]
-    if manifest.reduced_decode is False:
-        del described["reduced_decode"]
+    for field in dataclasses.fields(manifest):
+        if field.default is not dataclasses.MISSING and getattr(manifest, field.name) == field.default:
+            del described[field.name]
     return described
 
 
@@ -228,6 +224,7 @@ def _check_ranges(manifest: BankManifest) -> None:
         0 < manifest.false_alarm_rate < 1,
         min(x, y) >= 0 and min(w, h) >= 1,
         not manifest.reduced_decode or reducible(manifest.geometry, manifest.roi),
+        manifest.levels >= 1,
     )
     if not all(holds):
         raise ValueError("a value is out of its range")
@@ -246,6 +243,11 @@ def _check_tensors(tensors: dict[str, Any], manifest: BankManifest, path: Path) 
         raise BankError(f"bank {path} holds calibration scores that are not finite; rerun edge-uad build-bank")
     if (np.diff(patch_image) < 0).any() or (np.diff(tensors["calibration"]) < 0).any():
         raise BankError(f"bank {path} is not in order; rerun edge-uad build-bank")
-    norms = np.einsum("md,md->m", patches, patches)
-    if not (np.abs(norms - 1) < UNIT_NORM_TOLERANCE).all():
-        raise BankError(f"bank {path} holds patches that are not unit norm; rerun edge-uad build-bank")
+    if patches.shape[1] % manifest.levels:
+        raise BankError(
+            f"bank {path} holds patches that its {manifest.levels} levels do not divide; rerun edge-uad build-bank"
+        )
+    for level in np.split(patches, manifest.levels, axis=1):
+        norms = manifest.levels * np.einsum("md,md->m", level, level)
+        if not (np.abs(norms - 1) < UNIT_NORM_TOLERANCE).all():
+            raise BankError(f"bank {path} holds patches that are not unit norm; rerun edge-uad build-bank")

@@ -1,5 +1,11 @@
-"""Exact nearest neighbours among unit-norm patches (ALGORITHM §5): one matrix product and its best, block by block."""
+"""Exact nearest neighbours among unit-norm patches (ALGORITHM §5): one matrix product and its best, block by block.
 
+Past the paper: a patch may be embedded at several levels, one block of the backbone each, and each level finds its own
+nearest neighbour. Fine structure and meaning are then separate witnesses whose distances are averaged, instead of one
+neighbour having to be near in both (docs/results.md has the figures).
+"""
+
+from copy import copy
 from functools import cache
 from importlib.resources import files
 from typing import Any
@@ -19,7 +25,7 @@ PRODUCT_BYTES = 16 * 2**20
 
 
 class PatchSearch:
-    """Exact nearest neighbours among unit-norm patches.
+    """Exact nearest neighbours among unit-norm patches, at each level by itself.
 
     Exact: no patch of the bank is left out, and one is passed over only for another whose cosine is as high within the
     rounding of a float32 product (some 1e-7). Distances are computed anew from the rows found, each from its own two
@@ -31,6 +37,7 @@ class PatchSearch:
         patches: float32 (M, D), unit norm.
         device: cpu, by ONNX Runtime, or gpu, by faiss.
         threads: of the CPU; 0 for one per core.
+        levels: how many equally long parts a patch has, each of the norm 1/√levels.
         product_bytes: how much of the queries × patches matrix may be held at a time.
 
     Raises:
@@ -44,12 +51,20 @@ class PatchSearch:
         *,
         device: SearchDevice = "cpu",
         threads: int = 0,
+        levels: int = 1,
         product_bytes: int = PRODUCT_BYTES,
     ) -> None:
-        self._patches = np.ascontiguousarray(patches, np.float32)
-        self._gpu_index = _gpu_index(self._patches) if device == "gpu" else None
-        self._product_bytes = product_bytes
-        self._session = _open_session(threads) if device == "cpu" else None
+        session = _open_session(threads) if device == "cpu" else None
+        self._n_patches = len(patches)
+        self.levels = [
+            _LevelSearch(level, session=session, product_bytes=product_bytes) for level in split_levels(patches, levels)
+        ]
+
+    def using(self, *, threads: int) -> "PatchSearch":
+        """The same search on the CPU by so many threads, of the same patches in memory; 0 for one per core."""
+        other = copy(self)
+        other.levels = [level.using(_open_session(threads)) for level in self.levels]
+        return other
 
     def nearest(self, queries: Float32, neighbours: int = 1) -> tuple[Float32, Int]:
         """Squared distances and rows of the nearest patches.
@@ -59,16 +74,18 @@ class PatchSearch:
             neighbours: k.
 
         Returns:
-            Squared distances float32 (n, k), ascending, 0..4; rows int64 (n, k). Where the bank holds fewer than k
-            patches, k is their number.
+            Squared distances float32 (n, k), ascending, 0..4: the mean over the levels, each by its own neighbours;
+            rows int64 (n, k), the first level's. Where the bank holds fewer than k patches, k is their number.
         """
-        k = min(neighbours, len(self._patches))
-        queries = np.ascontiguousarray(queries, np.float32)
-        squared, rows = np.empty((len(queries), k), np.float32), np.empty((len(queries), k), np.int64)
-        for start in range(0, len(queries), QUERY_ROWS):
-            some = slice(start, start + QUERY_ROWS)
-            squared[some], rows[some] = self._distances_of(queries[some], self._best_rows(queries[some], k))
-        return squared, rows
+        k = min(neighbours, self._n_patches)
+        found = [
+            level.nearest(part, k)
+            for level, part in zip(self.levels, split_levels(queries, len(self.levels)), strict=True)
+        ]
+        if len(found) == 1:
+            return found[0]
+        mean: Float32 = np.mean([squared for squared, _ in found], axis=0, dtype=np.float32)
+        return mean, found[0][1]
 
     def distances(self, embedding: Embedding, mask: PatchMask, *, neighbours: int) -> PatchDistances:
         """Mean of the k squared distances per foreground patch; 0 and row -1 for the others."""
@@ -79,6 +96,34 @@ class PatchSearch:
             squared[mask.foreground] = found.mean(axis=1)
             rows[mask.foreground] = found_rows[:, 0]
         return PatchDistances(squared=squared, nearest=rows, grid_hw=embedding.grid_hw)
+
+
+class _LevelSearch:
+    """The search at one level. May be used by several threads at once.
+
+    Args:
+        patches: float32 (M, d), unit norm, C-contiguous.
+        session: of the search's graph; None to search on the GPU.
+        product_bytes: how much of the queries × patches matrix may be held at a time.
+    """
+
+    def __init__(self, patches: Float32, *, session: Any, product_bytes: int) -> None:
+        self._patches = patches
+        self._session = session
+        self._product_bytes = product_bytes
+        self._gpu_index = _gpu_index(patches) if session is None else None
+
+    def using(self, session: Any) -> "_LevelSearch":
+        """The same patches, searched by another session of the search's graph."""
+        return _LevelSearch(self._patches, session=session, product_bytes=self._product_bytes)
+
+    def nearest(self, queries: Float32, k: int) -> tuple[Float32, Int]:
+        """Squared distances float32 (n, k), ascending, and rows int64 (n, k) of queries (n, d), unit norm."""
+        squared, rows = np.empty((len(queries), k), np.float32), np.empty((len(queries), k), np.int64)
+        for start in range(0, len(queries), QUERY_ROWS):
+            some = slice(start, start + QUERY_ROWS)
+            squared[some], rows[some] = self._distances_of(queries[some], self._best_rows(queries[some], k))
+        return squared, rows
 
     def _best_rows(self, queries: Float32, k: int) -> Int:
         """int64 (n, k): rows of highest cosine."""
@@ -101,6 +146,22 @@ class PatchSearch:
         squared: Float32 = np.clip(2 - 2 * cosines, 0, 4)
         order = np.argsort(squared, axis=1, kind="stable")
         return np.take_along_axis(squared, order, axis=1), np.take_along_axis(rows, order, axis=1)
+
+
+def split_levels(rows: Float32, levels: int) -> list[Float32]:
+    """Unit-norm rows cut into their levels, each at unit norm again.
+
+    Args:
+        rows: float32 (n, D), each of the ``levels`` parts of the norm 1/√levels.
+        levels: a divisor of D.
+
+    Returns:
+        For each level float32 (n, D / levels), C-contiguous.
+    """
+    if levels == 1:
+        return [np.ascontiguousarray(rows, np.float32)]
+    scale = np.float32(np.sqrt(levels))
+    return [np.ascontiguousarray(part * scale, np.float32) for part in np.split(rows, levels, axis=1)]
 
 
 def _best_of(session: Any, queries: Float32, patches: Float32, k: int) -> tuple[Float32, Int]:

@@ -81,6 +81,9 @@ def test_every_architecture(name: str) -> None:
         {"layers": (0,), "attention_layer": 1},
         {"layers": (0,), "attention_layer": 2},
         {"layers": (0, 2), "attention_layer": 1, "join": "concat"},
+        {"layers": (0, 2), "attention_layer": 1, "join": "levels"},
+        {"layers": (1,), "attention_layer": 1, "join": "levels"},
+        {"layers": (0, 2), "attention_layer": 2, "join": "levels", "neighbourhood": 3},
         {"layers": (2,), "attention_layer": 2, "join": "concat"},
         {"layers": (0, 2), "attention_layer": 2, "neighbourhood": 3},
         {"layers": (0, 1, 2), "attention_layer": 1, "join": "concat", "neighbourhood": 5},
@@ -103,6 +106,7 @@ def test_every_setting(settings: dict[str, Any], input_hw: tuple[int, int], laye
         {"layers": (0, 1), "attention_layer": 1},
         {"layers": (0,), "attention_layer": 2},
         {"layers": (0, 2), "attention_layer": 1, "join": "concat", "neighbourhood": 3},
+        {"layers": (0, 2), "attention_layer": 1, "join": "levels"},
     ],
 )
 @pytest.mark.parametrize("registers", [0, 4])

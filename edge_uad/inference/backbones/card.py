@@ -3,18 +3,19 @@
 import json
 import math
 from dataclasses import MISSING, asdict, fields
+from typing import get_args
 
 import numpy as np
 from pydantic import TypeAdapter, ValidationError
 
 from edge_uad.errors import ModelError
-from edge_uad.records import Float32, ModelCard
+from edge_uad.records import Float32, Join, ModelCard
 
 CARD_KEY = "edge_uad_card"
 """Name of the ONNX metadata property that holds the card."""
 PRECISIONS = ("fp32", "fp16", "int8")
 
-JOINS = ("mean", "concat")
+JOINS = get_args(Join)
 
 _STORED_FIELDS = frozenset(field.name for field in fields(ModelCard)) - {"model_id"}
 _NEEDED_FIELDS = frozenset(field.name for field in fields(ModelCard) if field.default is MISSING) - {"model_id"}
@@ -80,8 +81,6 @@ def _check_consistency(card: ModelCard) -> None:
         raise ModelError("its card's mean or std is not finite, or a std is not above 0")
     if not card.layers or min(*card.layers, card.attention_layer, 0) < 0:
         raise ModelError("its card names no layer, or one below 0")
-    if card.join not in JOINS:
-        raise ModelError(f"its card's join is {card.join!r}, one of {', '.join(JOINS)} was expected")
     if card.neighbourhood < 1 or card.neighbourhood % 2 == 0 or not 0 < card.top_ratio <= 1:
         raise ModelError("its card's neighbourhood is no odd number of patches, or its top ratio not above 0 to 1")
     if card.precision not in PRECISIONS:

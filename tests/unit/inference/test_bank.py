@@ -147,6 +147,33 @@ def test_a_bank_by_which_everything_would_be_normal_is_refused(tmp_path: Path, c
         PatchBank.load(tmp_path / "b.safetensors")
 
 
+def test_a_bank_of_several_levels_is_searched_at_each(tmp_path: Path) -> None:
+    bank = random_bank(levels=2)
+    bank.save(tmp_path / "b.safetensors")
+    loaded = PatchBank.load(tmp_path / "b.safetensors")
+    assert loaded.manifest == bank.manifest
+    # a patch whose first half is one bank patch's and whose second half is another's is known to both levels
+    half = bank.patches.shape[1] // 2
+    mixed = np.concatenate([bank.patches[:1, :half], bank.patches[1:2, half:]], axis=1)
+    seen = Embedding(tokens=mixed, attention=np.ones(1, np.float32), grid_hw=(1, 1))
+    every = PatchMask(foreground=np.ones(1, np.bool_), grid_hw=(1, 1))
+    for search in (loaded, loaded.searched_by(threads=1)):
+        np.testing.assert_allclose(search.distances(seen, every).squared, 0, atol=1e-6)
+
+
+def test_a_bank_whose_patches_have_no_such_levels_is_refused(tmp_path: Path) -> None:
+    bank = random_bank()
+    sealed = PatchBank.sealed(
+        patches=bank.patches,
+        patch_image=bank.patch_image,
+        calibration=bank.calibration,
+        manifest=dataclasses.replace(bank.manifest, levels=2),
+    )
+    sealed.save(tmp_path / "b.safetensors")
+    with pytest.raises(BankError, match="not unit norm"):
+        PatchBank.load(tmp_path / "b.safetensors")
+
+
 def test_a_bank_with_calibration_scores_that_are_no_numbers_is_refused(tmp_path: Path) -> None:
     bank = random_bank()
     bank.calibration[3] = np.nan

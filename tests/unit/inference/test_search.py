@@ -101,6 +101,34 @@ def test_a_patch_has_the_same_bits_whoever_stands_beside_it_and_however_the_work
         np.testing.assert_array_equal(PatchSearch(patches).nearest(queries[:count], 3), (whole[:count], rows[:count]))
 
 
+@settings(deadline=None, max_examples=60)
+@given(
+    n=st.integers(1, 40),
+    m=st.integers(1, 200),
+    k=st.integers(1, 5),
+    levels=st.integers(2, 4),
+    known=st.sampled_from([unit_rows, clustered, repeated]),
+    seed=st.integers(0, 2**32 - 1),
+)
+def test_levels_find_their_neighbours_by_themselves(
+    *, n: int, m: int, k: int, levels: int, known: Kind, seed: int
+) -> None:
+    """The squared distance is the mean of what each level finds; common neighbours never lie nearer."""
+    rng = np.random.default_rng(seed)
+    banks = [known(rng, m, 24) for _ in range(levels)]
+    m = len(banks[0])
+    frames = [unit_rows(rng, n, 24) for _ in range(levels)]
+    patches, queries = (np.concatenate(parts, axis=1) / np.sqrt(np.float32(levels)) for parts in (banks, frames))
+    search = PatchSearch(patches, levels=levels)
+    squared, rows = search.nearest(queries, k)
+    apart = [brute_force(frame, bank, min(k, m))[0] for frame, bank in zip(frames, banks, strict=True)]
+    np.testing.assert_allclose(squared, np.mean(apart, axis=0), atol=ROUNDING)
+    assert rows.shape == squared.shape
+    together, _ = PatchSearch(patches).nearest(queries, k)
+    assert (squared.mean(axis=1) <= together.mean(axis=1) + 2 * ROUNDING).all()
+    np.testing.assert_array_equal(search.using(threads=1).nearest(queries, k)[0], squared)
+
+
 def test_several_threads_may_search_at_once() -> None:
     rng = np.random.default_rng(2)
     search = PatchSearch(unit_rows(rng, 2000, 48))
