@@ -161,7 +161,7 @@ class BankRecipe(TypedDict, total=False):
     geometry: Geometry | str
     roi: Box | None
     bpm_kernel: int | None
-    bpm_threshold: float
+    bpm_threshold: float | None
     top_ratio: float | None
     neighbours: int
     coreset_ratio: float

@@ -7,7 +7,7 @@ from rich.console import Console
 
 from edge_uad.errors import EdgeUadError
 from edge_uad.files import sha256_of_file
-from edge_uad.runtime.cache import DEFAULT_BACKBONE, DEFAULT_INPUT_PX, default_model_path
+from edge_uad.runtime.cache import DEFAULT_BACKBONE, default_model_path
 from export.fetch import LOCK_TIMEOUT_S, fetch_weights, load_named, only_one_process
 from export.request import ExportRequest
 from export.to_onnx import export_onnx
@@ -36,8 +36,9 @@ def provide_default_model(console: Console | None = None, *, lock_timeout_s: flo
             checkpoint = fetch_weights(DEFAULT_BACKBONE, console)
             request = ExportRequest(
                 backbone=DEFAULT_BACKBONE,
-                input_hw=(DEFAULT_INPUT_PX, DEFAULT_INPUT_PX),
+                input_hw=(backbone.input_px, backbone.input_px),
                 layers=backbone.layers,
+                join=backbone.join,
                 attention_layer=backbone.attention_layer,
                 licence=backbone.licence,
                 weights_sha256=sha256_of_file(checkpoint),

@@ -20,6 +20,7 @@ from pydantic import (
 )
 
 from edge_uad.errors import UsageError
+from edge_uad.records import Join
 
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 HttpUrl = Annotated[AnyUrl, UrlConstraints(allowed_schemes=["https", "http"])]
@@ -33,6 +34,7 @@ PAPER_LAYERS = tuple(range(2, 10))
 PAPER_ATTENTION_LAYER = 9
 """0-based block whose CLS attention is the mask's source, as in the published code."""
 
+PAPER_INPUT_PX = 224
 PAPER_TOP_RATIO = 0.05
 """Part of the patches that makes the score, as the paper has it."""
 
@@ -93,7 +95,9 @@ class NamedBackbone(BaseModel):
     licence: str
     mean: Channels = IMAGENET_MEAN
     std: Channels = IMAGENET_STD
+    input_px: Annotated[int, Field(gt=0)] = PAPER_INPUT_PX
     layers: Annotated[tuple[int, ...], Field(min_length=1)] = PAPER_LAYERS
+    join: Join = "mean"
     attention_layer: Annotated[int, Field(ge=0)] = PAPER_ATTENTION_LAYER
     neighbourhood: Annotated[int, Field(ge=1)] = 1
     top_ratio: Annotated[float, Field(gt=0, le=1)] = PAPER_TOP_RATIO

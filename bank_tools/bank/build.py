@@ -1,8 +1,8 @@
-"""Good images → bank: embed, mask the background, choose the coreset, calibrate the threshold."""
+"""Good images → bank: embed, settle the mask, choose the coreset, calibrate the threshold."""
 
 import hashlib
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -12,6 +12,7 @@ import numpy as np
 from bank_tools.bank.calibrate import Coreset, choose_coreset, cross_scores, fold_count
 from bank_tools.bank.coreset import coreset_size
 from bank_tools.bank.embeddings import EmbeddingStore
+from bank_tools.bank.mask_rule import decide_mask
 from bank_tools.bank.recipe import Recipe
 from edge_uad import __version__
 from edge_uad.errors import FrameError, UsageError
@@ -136,14 +137,51 @@ def build_bank(images: GoodImages, *, recipe: Recipe, embedder: Embedder, progre
             f"{n_images} usable images are too few: name at least {MIN_IMAGES} good ones, so that each can be "
             "scored against the others"
         )
-    coreset = _choose_coreset(images.embeddings, recipe, progress)
-    scores = _calibrate(images.embeddings, recipe, progress)
+    masked = settle_mask(images.embeddings, recipe, progress)
+    recipe = masked.recipe
+    coreset = _choose_coreset(masked.embeddings, recipe, progress)
+    scores = _calibrate(masked.embeddings, recipe, progress)
     calibration = np.sort(scores)
-    manifest = _manifest(images, recipe, embedder.backbone.card, calibration, n_patches=len(coreset.patches))
+    manifest = _manifest(
+        images,
+        recipe,
+        embedder.backbone.card,
+        calibration,
+        n_patches=len(coreset.patches),
+        background_ratio=masked.background_ratio,
+    )
     bank = PatchBank.sealed(
         patches=coreset.patches, patch_image=coreset.patch_image, calibration=calibration, manifest=manifest
     )
     return BuiltBank(bank, scores)
+
+
+@dataclass(frozen=True, slots=True)
+class MaskedImages:
+    """Good images with the masks that the bank is built by."""
+
+    embeddings: EmbeddingStore
+    recipe: Recipe
+    """With its mask settled."""
+    background_ratio: float | None
+
+
+def settle_mask(images: EmbeddingStore, recipe: Recipe, progress: Progress) -> MaskedImages:
+    """The images as they are where the recipe states its mask; else the mask that they themselves decide on.
+
+    Args:
+        images: at least two; with every patch in their masks where the recipe states none.
+        recipe: as asked for.
+        progress: shows the step.
+    """
+    if recipe.bpm_threshold is not None:
+        return MaskedImages(images, recipe, None)
+    with progress.step("deciding on the mask", 1, "banks") as done:
+        decision = decide_mask(images, recipe)
+        done(1)
+    settled = replace(recipe, bpm_threshold=decision.bpm_threshold)
+    masked = images.masked(kernel=recipe.bpm_kernel, threshold=decision.bpm_threshold)
+    return MaskedImages(masked, settled, decision.background_ratio)
 
 
 def _choose_coreset(images: EmbeddingStore, recipe: Recipe, progress: Progress) -> Coreset:
@@ -168,7 +206,13 @@ def _calibrate(images: EmbeddingStore, recipe: Recipe, progress: Progress) -> Fl
 
 
 def _manifest(
-    images: GoodImages, recipe: Recipe, card: ModelCard, calibration: Float32, *, n_patches: int
+    images: GoodImages,
+    recipe: Recipe,
+    card: ModelCard,
+    calibration: Float32,
+    *,
+    n_patches: int,
+    background_ratio: float | None,
 ) -> BankManifest:
     return BankManifest(
         bank_id="",
@@ -179,7 +223,7 @@ def _manifest(
         geometry=recipe.geometry,
         roi=recipe.roi,
         bpm_kernel=recipe.bpm_kernel,
-        bpm_threshold=recipe.bpm_threshold,
+        bpm_threshold=recipe.bpm_threshold or 0,
         top_ratio=recipe.top_ratio,
         neighbours=recipe.neighbours,
         coreset_ratio=recipe.coreset_ratio,
@@ -187,6 +231,7 @@ def _manifest(
         image_hw=next(iter(images.sizes_hw)) if len(images.sizes_hw) == 1 else None,
         reduced_decode=recipe.reduced_decode,
         levels=recipe.levels,
+        background_ratio=background_ratio,
         n_images=len(images.embeddings),
         n_unreadable=len(images.unreadable),
         n_empty=len(images.empty),

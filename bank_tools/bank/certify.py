@@ -20,6 +20,7 @@ from edge_uad.inference.scoring import decide
 from edge_uad.interfaces import Backbone
 from edge_uad.progress import Progress
 from edge_uad.records import Box, Decision, ModelCard, ParityCertificate
+from edge_uad.runtime.assemble import bank_embedder
 from edge_uad.sources.folder import FolderSource, part_name
 from edge_uad.sources.recorded import frames_of
 
@@ -33,6 +34,8 @@ class PrecisionVerdicts:
     """The scores and decisions of one model, in an order that is the same for every model."""
 
     threshold: float
+    bpm_threshold: float
+    """Of the bank's mask, as it was told or decided."""
     scores: tuple[float | None, ...]
     """Of the good images, each against the others, then of the test images; None where it could not be judged."""
     decisions: tuple[Decision, ...]
@@ -45,7 +48,7 @@ class CertificationImages:
     good: Sequence[Path]
     """Both banks are built from these."""
     test: Sequence[Path] = ()
-    bpm_threshold: float = 0.1
+    bpm_threshold: float | None = None
     roi: Box | None = None
     false_alarm_rate: float = 0.01
 
@@ -105,14 +108,14 @@ def judge(
     scores = _good_scores(good, built, images.good)
     threshold = built.bank.manifest.threshold
     decisions = [Decision.INVALID if score is None else decide(score, threshold) for score in scores]
-    inspector = Inspector(embedder=embedder, bank=built.bank)
+    inspector = Inspector(embedder=bank_embedder(backbone, built.bank.manifest), bank=built.bank)
     with progress.step("judging", len(images.test), "images") as done:
         for frame in frames_of(FolderSource(STATION, list(images.test))) if images.test else ():
             verdict = inspector.inspect(frame)
             scores.append(verdict.score)
             decisions.append(verdict.decision)
             done(1)
-    return PrecisionVerdicts(threshold, tuple(scores), tuple(decisions))
+    return PrecisionVerdicts(threshold, built.bank.manifest.bpm_threshold, tuple(scores), tuple(decisions))
 
 
 def certificate_of(

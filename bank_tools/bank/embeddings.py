@@ -15,6 +15,7 @@ import numpy as np
 
 from edge_uad.errors import UsageError
 from edge_uad.inference.inspector import ForegroundEmbedding
+from edge_uad.inference.masking import foreground
 from edge_uad.records import Embedding, Float32, Int, PatchMask
 
 Change = Callable[[ForegroundEmbedding], ForegroundEmbedding]
@@ -41,6 +42,12 @@ class _Records:
         self.dim = tokens.shape[1]
         self.masks.append(image.mask)
 
+    def attention(self, image: int) -> Float32:
+        n = len(self.masks[image].foreground)
+        attention = np.empty(n, np.float32)
+        _read_all(self._file, attention.data.cast("B"), 4 * n * (image * (self.dim + 1) + self.dim))
+        return attention
+
     def read(self, image: int) -> ForegroundEmbedding:
         mask = self.masks[image]
         n = len(mask.foreground)
@@ -64,7 +71,7 @@ class EmbeddingStore:
     """
 
     def __init__(self, folder: Path | None = None, *, view: "_View | None" = None) -> None:
-        self._view = view or _View(_Records(folder), None, None)
+        self._view = view or _View(_Records(folder), None, None, None)
 
     def append(self, image: ForegroundEmbedding) -> None:
         """Write one image's embedding to the file.
@@ -84,6 +91,23 @@ class EmbeddingStore:
         both = change if before is None else lambda image: change(before(image))
         return EmbeddingStore(view=replace(self._view, change=both))
 
+    def masked(self, *, kernel: int, threshold: float) -> "EmbeddingStore":
+        """A view of the images there are now, each with the mask of its own attention.
+
+        Args:
+            kernel: as of :func:`edge_uad.inference.masking.foreground`.
+            threshold: as there; 0 keeps every patch.
+
+        Raises:
+            FrameError: an image's attention cannot be masked by.
+        """
+        records = self._view.records
+        masks = [
+            foreground(records.attention(image), mask.grid_hw, kernel=kernel, threshold=threshold)
+            for image, mask in enumerate(records.masks)
+        ]
+        return EmbeddingStore(view=replace(self._view, masks=masks))
+
     def __len__(self) -> int:
         return len(self._view.records.masks if self._view.images is None else self._view.images)
 
@@ -92,11 +116,14 @@ class EmbeddingStore:
 
     def __getitem__(self, image: int) -> ForegroundEmbedding:
         found = self._view.records.read(self._number(image))
+        if self._view.masks is not None:
+            found = replace(found, mask=self._view.masks[self._number(image)])
         return found if self._view.change is None else self._view.change(found)
 
     def mask(self, image: int) -> PatchMask:
         """The mask of one image, without reading its embedding."""
-        return self._view.records.masks[self._number(image)]
+        masks = self._view.records.masks if self._view.masks is None else self._view.masks
+        return masks[self._number(image)]
 
     @property
     def folder(self) -> Path:
@@ -127,6 +154,8 @@ class _View:
     images: Sequence[int] | None
     """Numbers of records; None for all, those that are appended later among them."""
     change: Change | None
+    masks: Sequence[PatchMask] | None
+    """Of the records, where other ones than theirs are shown."""
 
 
 class ForegroundPatches:

@@ -3,21 +3,26 @@
 from dataclasses import dataclass
 
 from edge_uad.errors import UsageError
-from edge_uad.inference.inspector import Embedder
-from edge_uad.inference.masking import check_kernel, default_kernel
+from edge_uad.inference.inspector import Embedder, ForegroundEmbedding
+from edge_uad.inference.masking import check_kernel, default_kernel, smoothed_attention
+from edge_uad.inference.preprocess import Preprocessor
 from edge_uad.interfaces import Backbone
-from edge_uad.records import Box, Geometry, ModelCard, SearchDevice, reducible
+from edge_uad.records import Box, Embedding, Geometry, ModelCard, SearchDevice, reducible
 from edge_uad.runtime.assemble import make_embedder
+
+PAPER_BPM_THRESHOLD = 0.1
+"""τ of the mask (ALGORITHM §3)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Recipe:
-    """How a bank is built and judges. Defaults are the paper's."""
+    """How a bank is built and judges. Defaults are the paper's, but for the mask."""
 
     geometry: Geometry = Geometry.STRETCH
     roi: Box | None = None
     bpm_kernel: int
-    bpm_threshold: float = 0.1
+    bpm_threshold: float | None = None
+    """None: the paper's where the good parts call for a mask, else 0 (:mod:`bank_tools.bank.mask_rule`)."""
     top_ratio: float = 0.05
     neighbours: int = 1
     coreset_ratio: float = 0.1
@@ -36,7 +41,8 @@ class Recipe:
     def __post_init__(self) -> None:
         """Raise UsageError where a value is out of its range."""
         check_kernel(self.bpm_kernel)
-        _check(0 <= self.bpm_threshold < 1, "BPM threshold", self.bpm_threshold, "0 to below 1")
+        if self.bpm_threshold is not None:
+            _check(0 <= self.bpm_threshold < 1, "BPM threshold", self.bpm_threshold, "0 to below 1")
         _check(0 < self.top_ratio <= 1, "top ratio", self.top_ratio, "above 0 to 1")
         _check(0 < self.coreset_ratio <= 1, "coreset ratio", self.coreset_ratio, "above 0 to 1")
         _check(0 < self.false_alarm_rate < 1, "false-alarm rate", self.false_alarm_rate, "between 0 and 1")
@@ -63,8 +69,32 @@ def recipe_for(card: ModelCard, *, bpm_kernel: int | None = None, top_ratio: flo
     )
 
 
+class EveryPatchEmbedder(Embedder):
+    """Keeps every patch, and sees to it that the attention could mask them: for what is masked later, or weighted.
+
+    Args:
+        backbone: the frozen ViT.
+        preprocessor: as the recipe demands.
+        bpm_kernel: odd.
+    """
+
+    def __init__(self, *, backbone: Backbone, preprocessor: Preprocessor, bpm_kernel: int) -> None:
+        super().__init__(backbone=backbone, preprocessor=preprocessor, bpm_kernel=bpm_kernel, bpm_threshold=0)
+        self._kernel = bpm_kernel
+
+    def mask(self, embedding: Embedding) -> ForegroundEmbedding:
+        """Check one image's embedding; every patch is foreground.
+
+        Raises:
+            FrameError: the embedding holds NaN or infinity, or attention that cannot be a weight: zero everywhere.
+        """
+        checked = super().mask(embedding)
+        smoothed_attention(embedding.attention, embedding.grid_hw, kernel=self._kernel)
+        return checked
+
+
 def embedder_for(backbone: Backbone, recipe: Recipe) -> Embedder:
-    """The stages up to the mask, set as the recipe says.
+    """The stages up to the mask, set as the recipe says; every patch is kept where the mask is still to be decided.
 
     Raises:
         UsageError: the recipe's levels are not the model's.
@@ -74,13 +104,16 @@ def embedder_for(backbone: Backbone, recipe: Recipe) -> Embedder:
             f"the model's patches have {backbone.card.levels} levels, {recipe.levels} were asked for; use "
             f"{backbone.card.levels}, or 1 for one search of all of them together"
         )
-    return make_embedder(
+    embedder = make_embedder(
         backbone,
         geometry=recipe.geometry,
         roi=recipe.roi,
         bpm_kernel=recipe.bpm_kernel,
-        bpm_threshold=recipe.bpm_threshold,
+        bpm_threshold=recipe.bpm_threshold or 0,
     )
+    if recipe.bpm_threshold is not None:
+        return embedder
+    return EveryPatchEmbedder(backbone=backbone, preprocessor=embedder.preprocessor, bpm_kernel=recipe.bpm_kernel)
 
 
 def _check(holds: bool, name: str, value: float, allowed: str) -> None:

@@ -99,13 +99,14 @@ def _features(
     """Per choice (n, D), the kinds (n,), and what could not be used."""
     good = draw_samples(category.good, n_good, seed=context.variant.recipe.seed)
     table = context.search(good, category.test)
+    embedder = context.sample_embedder.masking(kernel=context.variant.recipe.bpm_kernel, threshold=table.bpm_threshold)
     found: dict[str, list[Float32]] = {name: [] for name in (ALL, MAX, *map(_top, top_ratios))}
     kinds: list[str] = []
     unused: list[str] = []
     with context.progress.step("clustering", len(category.test), "images") as done:
         for sample, row in zip(category.test, table.test, strict=True):
             try:
-                image = context.sample_embedder.embed(sample)
+                image = embedder.embed(sample)
             except FrameError as error:
                 unused.append(f"{sample.name} ({error})")
             else:

@@ -2,10 +2,11 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 
 import numpy as np
 
+from bank_tools.bank.build import settle_mask
 from bank_tools.bank.calibrate import cross_distances, fold_count
 from bank_tools.bank.coreset import coreset_size
 from bank_tools.bank.embeddings import EmbeddingStore
@@ -43,6 +44,8 @@ class DistanceTable:
     """In the bank."""
     n_good: int
     """Good samples that the bank learned from."""
+    bpm_threshold: float
+    """Of the mask, as it was told or decided; 0 where every patch was kept."""
     skipped: tuple[tuple[str, str], ...] = field(default=())
     """Good samples that could not be used, and why."""
 
@@ -126,11 +129,17 @@ def _search(
     progress: Progress,
     calibrated: bool,
 ) -> DistanceTable:
-    recipe = variant.recipe
     embedded = sample_embedder.embed_all(good, progress, "embedding", rotated=variant.rotated)
     images = embedded.embeddings
     if not len(images):
         raise UsageError(f"none of {len(good)} good images can be used; the first: {': '.join(embedded.skipped[0])}")
+    if variant.recipe.bpm_threshold is None and not variant.bpm_soft:
+        masked = settle_mask(images, variant.recipe, progress)
+        images, variant = masked.embeddings, replace(variant, recipe=masked.recipe)
+        sample_embedder = sample_embedder.masking(
+            kernel=variant.recipe.bpm_kernel, threshold=variant.recipe.bpm_threshold or 0
+        )
+    recipe = variant.recipe
     size = coreset_size(int(images.n_foreground.sum()), recipe.coreset_ratio)
     with progress.step("choosing", size * len(variant.scales), "patches") as done:
         search = ReferenceSearch(images, variant, on_chosen=done)
@@ -145,6 +154,7 @@ def _search(
         n_patches=search.n_patches,
         n_good=_n_images(images, variant),
         skipped=embedded.skipped,
+        bpm_threshold=recipe.bpm_threshold or 0,
     )
 
 
@@ -221,14 +231,14 @@ def _to_tensors(table: DistanceTable) -> Tensors:
     return {
         "test": table.test,
         "calibration": table.calibration,
-        "numbers": np.asarray([ratio, table.n_patches, table.n_good], np.float64),
+        "numbers": np.asarray([ratio, table.n_patches, table.n_good, table.bpm_threshold], np.float64),
         "reasons": _json_bytes(table.reasons),
         "skipped": _json_bytes(table.skipped),
     }
 
 
 def _from_tensors(key: str, tensors: Tensors) -> DistanceTable:
-    ratio, n_patches, n_good = tensors["numbers"].tolist()
+    ratio, n_patches, n_good, bpm_threshold = tensors["numbers"].tolist()
     return DistanceTable(
         key=key,
         test=tensors["test"],
@@ -237,6 +247,7 @@ def _from_tensors(key: str, tensors: Tensors) -> DistanceTable:
         foreground_ratio=None if np.isnan(ratio) else ratio,
         n_patches=int(n_patches),
         n_good=int(n_good),
+        bpm_threshold=bpm_threshold,
         skipped=tuple((name, reason) for name, reason in json.loads(tensors["skipped"].tobytes())),
     )
 

@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Iterable, Iterator, Sequence
+from copy import copy
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -65,6 +66,17 @@ class SampleEmbedder:
             preprocessing,
             embedder.backbone.card.model_id,
         ]
+
+    def masking(self, *, kernel: int, threshold: float) -> "SampleEmbedder":
+        """The same, from the same cache, with this mask."""
+        other = copy(self)
+        other.embedder = Embedder(
+            backbone=self.embedder.backbone,
+            preprocessor=self.embedder.preprocessor,
+            bpm_kernel=kernel,
+            bpm_threshold=threshold,
+        )
+        return other
 
     @property
     def identity(self) -> list[str]:

@@ -66,7 +66,7 @@ class _OneScale:
         recipe = self._variant.recipe
         found = self._search.distances(image.embedding, image.mask, neighbours=recipe.neighbours)
         if self._variant.bpm_soft:
-            weights = smoothed_attention(image.embedding, kernel=recipe.bpm_kernel)
+            weights = smoothed_attention(image.embedding.attention, image.embedding.grid_hw, kernel=recipe.bpm_kernel)
             found = replace(found, squared=found.squared * weights)
         if self._support is None:
             return found

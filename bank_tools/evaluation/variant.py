@@ -2,13 +2,10 @@
 
 from dataclasses import dataclass
 
-from bank_tools.bank.recipe import Recipe, embedder_for
+from bank_tools.bank.recipe import EveryPatchEmbedder, Recipe, embedder_for
 from edge_uad.errors import UsageError
-from edge_uad.inference.inspector import Embedder, ForegroundEmbedding
-from edge_uad.inference.masking import smoothed_attention
-from edge_uad.inference.preprocess import Preprocessor
+from edge_uad.inference.inspector import Embedder
 from edge_uad.interfaces import Backbone
-from edge_uad.records import Embedding
 
 ONE_SCALE = (1,)
 
@@ -51,35 +48,11 @@ def parse_scales(text: str) -> tuple[int, ...]:
         raise UsageError(f"the scales are {text!r}; give odd numbers of patches, such as 1+3") from None
 
 
-class SoftMaskingEmbedder(Embedder):
-    """Keeps every patch, for a search that weights distances by the smoothed attention (ALGORITHM §3).
-
-    Args:
-        backbone: the frozen ViT.
-        preprocessor: as the recipe demands.
-        bpm_kernel: odd.
-    """
-
-    def __init__(self, *, backbone: Backbone, preprocessor: Preprocessor, bpm_kernel: int) -> None:
-        super().__init__(backbone=backbone, preprocessor=preprocessor, bpm_kernel=bpm_kernel, bpm_threshold=0)
-        self._kernel = bpm_kernel
-
-    def mask(self, embedding: Embedding) -> ForegroundEmbedding:
-        """Check one image's embedding; every patch is foreground.
-
-        Raises:
-            FrameError: the embedding holds NaN or infinity, or attention that cannot be a weight: zero everywhere.
-        """
-        checked = super().mask(embedding)
-        smoothed_attention(embedding, kernel=self._kernel)
-        return checked
-
-
 def embedder_of(backbone: Backbone, variant: Variant) -> Embedder:
     """The stages up to the mask, set as the variant says."""
     embedder = embedder_for(backbone, variant.recipe)
     if not variant.bpm_soft:
         return embedder
-    return SoftMaskingEmbedder(
+    return EveryPatchEmbedder(
         backbone=backbone, preprocessor=embedder.preprocessor, bpm_kernel=variant.recipe.bpm_kernel
     )

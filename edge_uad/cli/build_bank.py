@@ -135,8 +135,15 @@ def _print_result(manifest: "BankManifest", out: Path, *, as_json: bool) -> None
         ("images", f"{manifest.n_images} learned, {manifest.n_unreadable} unreadable, {manifest.n_empty} empty"),
         ("patches", f"{manifest.n_patches} (coreset {manifest.coreset_ratio:g}, seed {manifest.seed})"),
         *([("decoding", "large JPEG pictures at a part of their size")] if manifest.reduced_decode else []),
-        ("masking", f"kernel {manifest.bpm_kernel}, threshold {manifest.bpm_threshold:g}"),
+        ("masking", _masking(manifest)),
         ("threshold", f"{manifest.threshold:.6f} at a false-alarm rate of {manifest.false_alarm_rate:g}"),
     ]
     for label, value in rows:
         console.print(f"{label:<10} {value}", markup=False, highlight=False)
+
+
+def _masking(manifest: "BankManifest") -> str:
+    from bank_tools.bank.mask_rule import sentence_of
+
+    told = f"kernel {manifest.bpm_kernel}, threshold {manifest.bpm_threshold:g}" if manifest.bpm_threshold else "none"
+    return told if manifest.background_ratio is None else sentence_of(manifest.bpm_threshold, manifest.background_ratio)

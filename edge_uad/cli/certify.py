@@ -1,6 +1,7 @@
 """``edge-uad certify``: whether a lower precision gives the verdicts of fp32, measured on real images."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -36,7 +37,7 @@ def certify(
     out: Annotated[
         Path | None, typer.Option("--out", help="Where the certified ONNX file goes.", show_default="in its place")
     ] = None,
-    bpm_threshold: BpmThresholdOption = 0.1,
+    bpm_threshold: BpmThresholdOption = None,
     roi: RoiOption = None,
     false_alarm_rate: FalseAlarmRateOption = 0.01,
     provider: ProviderOption = "cpu",
@@ -72,9 +73,11 @@ def certify(
     progress = TerminalProgress()
     target = out or model
     folder = scratch_folder(target.parent)
+    expected = judge(reference, images, progress, folder=folder)
+    same_mask = replace(images, bpm_threshold=expected.bpm_threshold)
     certificate = certificate_of(
-        judge(reference, images, progress, folder=folder),
-        judge(lowered, images, progress, folder=folder),
+        expected,
+        judge(lowered, same_mask, progress, folder=folder),
         images,
         reference_model_id=reference.card.model_id,
         runtime=runtime_of(model, provider),

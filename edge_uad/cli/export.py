@@ -11,7 +11,6 @@ import typer
 from edge_uad.cli.console import console, stderr, warn
 from edge_uad.errors import MissingExtraError, UsageError
 from edge_uad.records import Join, Precision
-from edge_uad.runtime.cache import DEFAULT_INPUT_PX
 
 if TYPE_CHECKING:
     from export.architecture import VitWeights
@@ -57,13 +56,20 @@ def export(
     arch: Annotated[CustomArch | None, typer.Option("--arch", help="Of a custom checkpoint.")] = None,
     patch: Annotated[int | None, typer.Option("--patch", help="Of a custom checkpoint: 8, 14 or 16 px.")] = None,
     input_px: Annotated[
-        int, typer.Option("--input", min=1, max=MAX_INPUT_PX, help="Side of the square input in px.")
-    ] = DEFAULT_INPUT_PX,
+        int | None,
+        typer.Option(
+            "--input",
+            min=1,
+            max=MAX_INPUT_PX,
+            help="Side of the square input in px.",
+            show_default="the backbone's in weights.yaml, 224 for most",
+        ),
+    ] = None,
     layers: Annotated[
         str | None,
         typer.Option(
             "--layers",
-            help="0-based blocks whose tokens are averaged: 2-9, or 2,5,8, or 11.",
+            help="0-based blocks whose tokens are joined: 2-9, or 2,5,8, or 11.",
             show_default="the backbone's in weights.yaml, 2-9 for most",
         ),
     ] = None,
@@ -77,12 +83,13 @@ def export(
         ),
     ] = None,
     join: Annotated[
-        Join,
+        Join | None,
         typer.Option(
             "--join",
             help="The blocks' tokens: their mean, or one after the other, raw (concat) or at unit norm (levels).",
+            show_default="the backbone's in weights.yaml, mean for most",
         ),
-    ] = "mean",
+    ] = None,
     neighbourhood: Annotated[
         int | None,
         typer.Option(
@@ -126,7 +133,7 @@ def export(
 
     request = ExportRequest(
         backbone=source.name,
-        input_hw=(input_px, input_px),
+        input_hw=(input_px or source.input_px, input_px or source.input_px),
         layers=chosen_layers or source.layers,
         attention_layer=source.attention_layer if attention_layer is None else attention_layer,
         licence=source.licence,
@@ -135,7 +142,7 @@ def export(
         precision="fp16" if precision == "fp16" else "fp32",
         mean=source.mean,
         std=source.std,
-        join=join,
+        join=join or source.join,
         neighbourhood=source.neighbourhood if neighbourhood is None else neighbourhood,
         top_ratio=source.top_ratio,
     )
@@ -173,7 +180,9 @@ class _Source:
     licence: str
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
+    input_px: int
     layers: tuple[int, ...]
+    join: Join
     attention_layer: int
     neighbourhood: int
     top_ratio: float
@@ -195,7 +204,9 @@ def _named(name: str, checkpoint: Path | None, arch: CustomArch | None, patch: i
         licence=row.licence,
         mean=row.mean,
         std=row.std,
+        input_px=row.input_px,
         layers=row.layers,
+        join=row.join,
         attention_layer=row.attention_layer,
         neighbourhood=row.neighbourhood,
         top_ratio=row.top_ratio,
@@ -208,7 +219,14 @@ def _custom(checkpoint: Path | None, arch: CustomArch | None, patch: int | None)
     if patch not in CUSTOM_PATCHES_PX:
         raise UsageError(f"--patch is {patch}; give one of {', '.join(map(str, CUSTOM_PATCHES_PX))}")
     from export.checkpoints import read_custom_weights
-    from export.weights import IMAGENET_MEAN, IMAGENET_STD, PAPER_ATTENTION_LAYER, PAPER_LAYERS, PAPER_TOP_RATIO
+    from export.weights import (
+        IMAGENET_MEAN,
+        IMAGENET_STD,
+        PAPER_ATTENTION_LAYER,
+        PAPER_INPUT_PX,
+        PAPER_LAYERS,
+        PAPER_TOP_RATIO,
+    )
 
     return _Source(
         name=f"{CUSTOM}_{arch.value}_patch{patch}",
@@ -217,7 +235,9 @@ def _custom(checkpoint: Path | None, arch: CustomArch | None, patch: int | None)
         licence=UNKNOWN_LICENCE,
         mean=IMAGENET_MEAN,
         std=IMAGENET_STD,
+        input_px=PAPER_INPUT_PX,
         layers=PAPER_LAYERS,
+        join="mean",
         attention_layer=PAPER_ATTENTION_LAYER,
         neighbourhood=1,
         top_ratio=PAPER_TOP_RATIO,

@@ -40,7 +40,13 @@ BpmKernelOption = Annotated[
     typer.Option("--bpm-kernel", help="Smoothing of the mask, in patches, odd.", show_default="a quarter of the grid"),
 ]
 BpmThresholdOption = Annotated[
-    float, typer.Option("--bpm-threshold", min=0, help="Foreground is above this; 0 keeps every patch.")
+    float | None,
+    typer.Option(
+        "--bpm-threshold",
+        min=0,
+        help="Foreground is above this part of the highest attention; 0 keeps every patch, the paper has 0.1.",
+        show_default="decided from the good parts",
+    ),
 ]
 TopRatioOption = Annotated[
     float | None,
@@ -92,7 +98,7 @@ class RecipeOptions:
 
     coreset: CoresetOption = 0.1
     bpm_kernel: BpmKernelOption = None
-    bpm_threshold: BpmThresholdOption = 0.1
+    bpm_threshold: BpmThresholdOption = None
     top_ratio: TopRatioOption = None
     neighbours: NeighboursOption = 1
     geometry: GeometryOption = Geometry.STRETCH

@@ -71,6 +71,8 @@ class PatchBank:
     @classmethod
     def sealed(cls, *, patches: Float32, patch_image: Int, calibration: Float32, manifest: BankManifest) -> "PatchBank":
         """A new bank, its ``bank_id`` filled in from its content."""
+        # as it will be read: a whole number given for a ratio is hashed as the fraction it becomes
+        manifest = _MANIFEST.validate_json(json.dumps(_described(manifest)))
         bank_id = content_id(manifest, patches, patch_image, calibration)
         sealed = dataclasses.replace(manifest, bank_id=bank_id)
         return cls(patches=patches, patch_image=patch_image, calibration=calibration, manifest=sealed)

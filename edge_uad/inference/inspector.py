@@ -94,7 +94,9 @@ class Embedder:
         if not (np.isfinite(embedding.tokens).all() and np.isfinite(embedding.attention).all()):
             raise FrameError("the backbone gave values that are not finite")
         with self.timed("masking"):
-            mask = foreground(embedding, kernel=self._bpm_kernel, threshold=self._bpm_threshold)
+            mask = foreground(
+                embedding.attention, embedding.grid_hw, kernel=self._bpm_kernel, threshold=self._bpm_threshold
+            )
         if not mask.foreground.any():
             raise FrameError("no patch is foreground: nothing to judge")
         return ForegroundEmbedding(embedding, mask)

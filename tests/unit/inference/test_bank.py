@@ -147,6 +147,12 @@ def test_a_bank_by_which_everything_would_be_normal_is_refused(tmp_path: Path, c
         PatchBank.load(tmp_path / "b.safetensors")
 
 
+def test_whole_numbers_for_ratios_make_a_bank_that_can_be_read(tmp_path: Path) -> None:
+    bank = random_bank(bpm_threshold=0, coreset_ratio=1, top_ratio=1, threshold=1)
+    bank.save(tmp_path / "b.safetensors")
+    assert PatchBank.load(tmp_path / "b.safetensors").manifest == bank.manifest
+
+
 def test_a_bank_of_several_levels_is_searched_at_each(tmp_path: Path) -> None:
     bank = random_bank(levels=2)
     bank.save(tmp_path / "b.safetensors")

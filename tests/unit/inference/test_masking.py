@@ -20,7 +20,12 @@ def embedding(attention: np.ndarray) -> Embedding:
 
 
 def mask_of(attention: np.ndarray, kernel: int, threshold: float) -> np.ndarray:
-    return foreground(embedding(attention), kernel=kernel, threshold=threshold).foreground.reshape(attention.shape)
+    return foreground(
+        attention.astype(np.float32).ravel(),
+        (attention.shape[0], attention.shape[1]),
+        kernel=kernel,
+        threshold=threshold,
+    ).foreground.reshape(attention.shape)
 
 
 def test_without_smoothing_a_patch_counts_strictly_above_its_share_of_the_maximum() -> None:
@@ -79,7 +84,7 @@ def test_the_default_kernel_covers_the_papers_share_of_the_grid(grid: int, kerne
 
 
 def test_smoothed_attention_is_each_patchs_share_of_the_maximum() -> None:
-    shares = smoothed_attention(embedding(np.array([[8.0, 0.0, 2.0]])), kernel=1)
+    shares = smoothed_attention(np.array([8.0, 0.0, 2.0], np.float32), (1, 3), kernel=1)
     np.testing.assert_array_equal(shares, np.float32([1, 0, 0.25]))
 
 
@@ -87,5 +92,7 @@ def test_smoothed_attention_is_each_patchs_share_of_the_maximum() -> None:
 def test_foreground_is_where_the_smoothed_attention_exceeds_the_threshold(
     attention: np.ndarray, kernel: int, threshold: float
 ) -> None:
-    shares = smoothed_attention(embedding(attention), kernel=kernel)
+    shares = smoothed_attention(
+        attention.astype(np.float32).ravel(), (attention.shape[0], attention.shape[1]), kernel=kernel
+    )
     np.testing.assert_array_equal(mask_of(attention, kernel, threshold).ravel(), shares > threshold)
