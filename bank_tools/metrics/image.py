@@ -3,6 +3,7 @@
 Both come with the [evaluate] extra. What cannot be computed is None and shown as ``-``: it never enters a mean.
 """
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from importlib import import_module
@@ -57,6 +58,18 @@ class LineMetrics:
     n_anomalous: int
     n_invalid: int
     """Parts without a judgement; counted as rejected above."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RecallAtRate:
+    """What is caught where the threshold is set so that the test's own good parts keep a false-alarm rate."""
+
+    recall: float | None
+    """Share of the anomalous parts above the threshold; None where there are none, or no threshold keeps the rate."""
+    false_alarm_rate: float | None
+    """Share of the good parts above it: at most the rate asked for, less where ties or few parts allow no more."""
+    threshold: float | None
+    """A part is anomalous strictly above it; ``-inf`` where every good part may be one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -155,6 +168,34 @@ def line_metrics(anomalous: Sequence[bool], decisions: Sequence[str]) -> LineMet
         n_normal=n_normal,
         n_anomalous=n_anomalous,
         n_invalid=sum(decision == Decision.INVALID for decision in decisions),
+    )
+
+
+def recall_at_rate(anomalous: Sequence[bool], scores: Sequence[float], rate: float) -> RecallAtRate:
+    """The largest recall of any threshold at which at most ``rate`` of the good parts are called anomalous.
+
+    The threshold is a test score of a good part, chosen with the test's labels: a measure of how well the scores tell
+    the two apart, free of the calibration, and no promise for a line. A part that ties with it is normal.
+
+    Args:
+        anomalous: what each part really is.
+        scores: higher is more anomalous; ``inf`` for a part that cannot be judged, which every threshold rejects.
+        rate: 0 to 1, of the good parts.
+
+    Returns:
+        Every field None where there is no good part, or where more of them than allowed cannot be judged.
+    """
+    truth, score = np.asarray(anomalous, np.bool_), np.asarray(scores, np.float64)
+    good = np.sort(score[~truth])[::-1]
+    n_allowed = math.floor(rate * len(good) + 1e-9)  # 0.05 · 20 must not fall below 1 by its last binary digit
+    threshold = float(good[n_allowed]) if n_allowed < len(good) else -math.inf
+    if not len(good) or threshold == math.inf:
+        return RecallAtRate(recall=None, false_alarm_rate=None, threshold=None)
+    bad = score[truth]
+    return RecallAtRate(
+        recall=float((bad > threshold).mean()) if len(bad) else None,
+        false_alarm_rate=float((good > threshold).mean()),
+        threshold=threshold,
     )
 
 

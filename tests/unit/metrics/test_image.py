@@ -10,6 +10,7 @@ from bank_tools.metrics.image import (
     image_metrics,
     line_metrics,
     mean_of,
+    recall_at_rate,
     roc_curve,
     show,
 )
@@ -140,3 +141,69 @@ def test_nothing_is_shown_as_a_dash() -> None:
     assert show(None) == "-"
     assert show(0.0) == "0.0000"
     assert show(0.98765, 2) == "0.99"
+
+
+INF = float("inf")
+# few values, so that ties are the rule
+a_score = st.sampled_from([0.0, 0.25, 0.5, 0.75, 1.0, INF]) | st.floats(0, 4)
+scored_parts = st.lists(st.tuples(st.booleans(), a_score), max_size=40)
+rates = st.sampled_from([0.0, 0.01, 0.05, 0.1, 0.5, 1.0]) | st.floats(0, 1)
+
+
+def test_the_recall_at_a_realised_rate_of_ten_good_and_four_bad_parts() -> None:
+    good, bad = [1.0, 2, 3, 4, 5, 6, 7, 8, 9, 10], [5.0, 9.5, 10, 11]
+    truth = [False] * 10 + [True] * 4
+    at_zero, at_tenth = (recall_at_rate(truth, good + bad, rate) for rate in (0.05, 0.1))
+    # a twentieth of ten parts is none: nothing above the highest good one, and who ties with it is normal
+    assert (at_zero.recall, at_zero.false_alarm_rate, at_zero.threshold) == (1 / 4, 0, 10)
+    assert (at_tenth.recall, at_tenth.false_alarm_rate, at_tenth.threshold) == (3 / 4, 1 / 10, 9)
+
+
+def test_good_parts_that_tie_are_alarms_together_or_not_at_all() -> None:
+    tied = recall_at_rate([False] * 4 + [True], [1.0, 2.0, 2.0, 2.0, 2.0], 0.5)
+    assert (tied.recall, tied.false_alarm_rate, tied.threshold) == (0, 0, 2)
+
+
+def test_a_share_that_is_a_whole_number_of_parts_is_not_rounded_down() -> None:
+    for n_good in (20, 40, 60, 100, 700):
+        found = recall_at_rate([False] * n_good, [float(score) for score in range(n_good)], 0.05)
+        assert found.false_alarm_rate == pytest.approx(0.05)
+
+
+@given(parts=scored_parts, rate=rates)
+def test_the_recall_at_a_realised_rate_is_that_of_the_best_threshold_there_is(
+    parts: list[tuple[bool, float]], rate: float
+) -> None:
+    """Against every threshold that could be: each score that was seen, and one below all."""
+    good = [score for anomalous, score in parts if not anomalous]
+    bad = [score for anomalous, score in parts if anomalous]
+    allowed = [
+        threshold
+        for threshold in (-INF, *good, *bad)
+        if threshold < INF and sum(score > threshold for score in good) <= rate * len(good) + 1e-9
+    ]
+    found = recall_at_rate([one for one, _ in parts], [score for _, score in parts], rate)
+    if not good or not allowed:
+        assert (found.recall, found.false_alarm_rate, found.threshold) == (None, None, None)
+        return
+    assert found.recall == (max(sum(score > t for score in bad) for t in allowed) / len(bad) if bad else None)
+    assert found.false_alarm_rate is not None
+    assert found.false_alarm_rate <= rate + 1e-9
+
+
+@given(parts=scored_parts, low=rates, high=rates)
+def test_more_false_alarms_never_cost_recall(parts: list[tuple[bool, float]], low: float, high: float) -> None:
+    truth, scores = [one for one, _ in parts], [score for _, score in parts]
+    few, many = (recall_at_rate(truth, scores, rate).recall for rate in sorted((low, high)))
+    assert few is None or (many is not None and few <= many)
+
+
+@given(parts=scored_parts, rate=rates)
+def test_only_the_order_of_scores_counts(parts: list[tuple[bool, float]], rate: float) -> None:
+    truth = [one for one, _ in parts]
+    ranks = {score: float(rank) for rank, score in enumerate(sorted({score for _, score in parts if score < INF}))}
+    once, again = (
+        recall_at_rate(truth, [score if score == INF else value(score) for _, score in parts], rate)
+        for value in (lambda score: score, lambda score: ranks[score])
+    )
+    assert (once.recall, once.false_alarm_rate) == (again.recall, again.false_alarm_rate)
