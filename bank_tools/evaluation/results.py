@@ -187,7 +187,7 @@ def write_results(outcome: Outcome, context: EvaluationContext, path: Path) -> N
     content = {
         "schema": RESULTS_SCHEMA,
         "edge_uad": __version__,
-        "packages": _versions(),
+        "packages": package_versions(),
         "task": outcome.task,
         "dataset": {
             "name": dataset.name,
@@ -227,6 +227,17 @@ def check_out(folder: Path) -> None:
         raise UsageError(f"the folder {folder} cannot be made: {error.strerror}; name another --out") from error
 
 
+def package_versions() -> dict[str, str]:
+    """Of the packages that figures may depend on, where they are installed."""
+    found = {}
+    for package in PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
 def _sample_json(one: Judged) -> dict[str, Any]:
     found = {
         "name": one.sample.name,
@@ -257,13 +268,3 @@ def _means(results: Sequence[CategoryResult], parts: Iterable[str], names: Itera
 def _value(one: CategoryResult, part: str, name: str) -> float | None:
     group = getattr(one, part)
     return None if group is None else getattr(group, name)
-
-
-def _versions() -> dict[str, str]:
-    found = {}
-    for package in PACKAGES:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    return found

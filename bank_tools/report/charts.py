@@ -99,6 +99,29 @@ class LineChart:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class BarChart:
+    """Shares from 0 to 1 as horizontal bars, a group for each name, a bar in it for each series; None is no bar."""
+
+    groups: Sequence[str]
+    """From the top down."""
+    series: Mapping[str, Sequence[Spread | None]]
+    """By name, each as long as ``groups``."""
+    x_label: str
+    title: str = ""
+
+    @property
+    def description(self) -> str:
+        """For readers who cannot see the chart."""
+        return f"{self.x_label} of {', '.join(self.groups)}: {', '.join(self.series)}"
+
+    @property
+    def missing(self) -> str | None:
+        """Why there is nothing to draw; None where there is something."""
+        measured = any(spread is not None for values in self.series.values() for spread in values)
+        return None if measured else f"No bars: {self.x_label} could not be computed."
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Scatter:
     """Points of a plane whose axes have no meaning, such as t-SNE's; a colour and a marker for each group."""
 
@@ -118,4 +141,4 @@ class Scatter:
         return None if any(len(group) for group in self.groups.values()) else "No picture: there are no points."
 
 
-Chart = Histogram | RocCurve | LineChart | Scatter
+Chart = Histogram | RocCurve | LineChart | BarChart | Scatter

@@ -3,6 +3,7 @@
 import io
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from PIL import Image
 
@@ -22,6 +23,13 @@ PICTURE_PX = 300
 JPEG_QUALITY = 82
 
 
+class _Ratio(NamedTuple):
+    of_threshold: float
+    """The score over the threshold."""
+    threshold: float
+    judged: Judged
+
+
 def write_report(outcome: Outcome, context: EvaluationContext, path: Path) -> None:
     """Write the page.
 
@@ -33,7 +41,7 @@ def write_report(outcome: Outcome, context: EvaluationContext, path: Path) -> No
     if outcome.charts:
         sections.append(Section("Charts", [Charts(outcome.charts)]))
     sections += [_charts(one) for one in outcome.categories]
-    sections += _galleries(outcome.categories, context)
+    sections += galleries(outcome.categories, context)
     facts = {**outcome.settings, "model": card.model_id, "layers": card.layers, "attention layer": card.attention_layer}
     sections.append(Section("Settings", [Facts({name.replace("_", " "): value for name, value in facts.items()})]))
     if outcome.warnings:
@@ -56,32 +64,65 @@ def _charts(one: CategoryResult) -> Section:
     return Section(one.name, [Charts(charts)])
 
 
-def _galleries(results: Sequence[CategoryResult], context: EvaluationContext) -> list[Section]:
+def galleries(results: Sequence[CategoryResult], context: EvaluationContext) -> list[Section]:
     """The pictures of all categories that matter most, by score over threshold; categories without one are left out."""
+    ratios = _ratios(results)
+    return [
+        _gallery("Worst misses", _misses(ratios)[:SHOWN_PICTURES], context),
+        _gallery("Worst false alarms", _alarms(ratios)[:SHOWN_PICTURES], context),
+        _gallery("Best hits", _hits(ratios)[:SHOWN_PICTURES], context),
+    ]
+
+
+def faults(result: CategoryResult, context: EvaluationContext, *, shown: int) -> list[Section]:
+    """One category's worst misses and worst false alarms, each where there are any.
+
+    Args:
+        result: with a threshold; without one there is nothing to show.
+        context: that it was measured in.
+        shown: how many pictures of each, at most.
+    """
+    ratios = _ratios([result])
+    groups = (("worst misses", _misses(ratios)), ("worst false alarms", _alarms(ratios)))
+    return [
+        _gallery(f"{result.name}: {title}, {min(shown, len(group))} of {len(group)}", group[:shown], context)
+        for title, group in groups
+        if group
+    ]
+
+
+def _ratios(results: Sequence[CategoryResult]) -> list[_Ratio]:
+    """Everything scored, the lowest score over threshold first."""
     ratios = [
-        (judged.score / one.threshold, one.threshold, judged)
+        _Ratio(judged.score / one.threshold, one.threshold, judged)
         for one in results
         if one.threshold
         for judged in one.judged
         if judged.score is not None
     ]
-    ratios.sort(key=lambda ratio: ratio[0])
-    misses = [ratio for ratio in ratios if ratio[2].sample.anomalous and ratio[2].decision == Decision.NORMAL]
-    alarms = [ratio for ratio in ratios if not ratio[2].sample.anomalous and ratio[2].decision == Decision.ANOMALOUS]
-    hits = [ratio for ratio in ratios if ratio[2].sample.anomalous and ratio[2].decision == Decision.ANOMALOUS]
-    chosen = (
-        ("Worst misses", misses[:SHOWN_PICTURES]),
-        ("Worst false alarms", alarms[::-1][:SHOWN_PICTURES]),
-        ("Best hits", hits[::-1][:SHOWN_PICTURES]),
-    )
-    sections = []
-    for title, group in chosen:
-        drawn = [_picture(judged, ratio, threshold, context) for ratio, threshold, judged in group]
-        pictures = [picture for picture in drawn if picture is not None]
-        n_gone = len(drawn) - len(pictures)
-        note = f"{n_gone} of {len(drawn)} images were scored but could not be read again." if n_gone else ""
-        sections.append(Section(title, [Gallery(pictures)], note))
-    return sections
+    return sorted(ratios, key=lambda ratio: ratio.of_threshold)
+
+
+def _misses(ratios: Sequence[_Ratio]) -> list[_Ratio]:
+    return [one for one in ratios if one.judged.sample.anomalous and one.judged.decision == Decision.NORMAL]
+
+
+def _alarms(ratios: Sequence[_Ratio]) -> list[_Ratio]:
+    found = [one for one in ratios if not one.judged.sample.anomalous and one.judged.decision == Decision.ANOMALOUS]
+    return found[::-1]
+
+
+def _hits(ratios: Sequence[_Ratio]) -> list[_Ratio]:
+    found = [one for one in ratios if one.judged.sample.anomalous and one.judged.decision == Decision.ANOMALOUS]
+    return found[::-1]
+
+
+def _gallery(title: str, group: Sequence[_Ratio], context: EvaluationContext) -> Section:
+    drawn = [_picture(one.judged, one.of_threshold, one.threshold, context) for one in group]
+    pictures = [picture for picture in drawn if picture is not None]
+    n_gone = len(drawn) - len(pictures)
+    note = f"{n_gone} of {len(drawn)} images were scored but could not be read again." if n_gone else ""
+    return Section(title, [Gallery(pictures)], note)
 
 
 def _picture(judged: Judged, ratio: float, threshold: float, context: EvaluationContext) -> Picture | None:

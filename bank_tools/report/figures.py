@@ -15,7 +15,7 @@ from typing import Any, assert_never
 
 import numpy as np
 
-from bank_tools.report.charts import Chart, Histogram, LineChart, RocCurve, Scatter, Spread
+from bank_tools.report.charts import BarChart, Chart, Histogram, LineChart, RocCurve, Scatter, Spread
 from bank_tools.report.text import printable
 from edge_uad.errors import MissingExtraError
 from edge_uad.runtime.cache import cache_dir
@@ -58,6 +58,10 @@ PALETTE = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#b58900", "#56b4e9", "#5
 MARKERS = ("o", "s", "^", "D")
 INK, FAINT = "#3b4252", "#e3e7ee"
 SIZE_IN = (5.0, 3.2)
+AXIS_IN, BAR_IN = 0.8, 0.16
+"""A chart of bars is as high as its bars and an axis."""
+GAP_BARS = 1
+"""Between two groups, in bars."""
 N_BINS = 40
 MAX_TICKS_AT_VALUES = 10
 LEGEND_ROW_IN = 0.2
@@ -134,7 +138,10 @@ def figure_of(chart: Chart) -> Figure:
 
 
 def _drawn(chart: Chart) -> Figure:
-    figure = Figure(figsize=SIZE_IN, facecolor="none")
+    width_in, height_in = SIZE_IN
+    if isinstance(chart, BarChart):
+        height_in = AXIS_IN + BAR_IN * len(chart.groups) * (len(chart.series) + GAP_BARS)
+    figure = Figure(figsize=(width_in, height_in), facecolor="none")
     axes = figure.add_subplot(facecolor="none")
     if chart.title:
         axes.set_title(_short(chart.title, MAX_TITLE_CHARACTERS))
@@ -145,6 +152,8 @@ def _drawn(chart: Chart) -> Figure:
             _draw_roc(axes, chart)
         case LineChart():
             _draw_lines(axes, chart)
+        case BarChart():
+            _draw_bars(axes, chart)
         case Scatter():
             _draw_scatter(axes, chart)
         case _:
@@ -268,6 +277,26 @@ def _y_axis(axes: Axes, chart: LineChart) -> None:
         axes.set_ylim(low - margin, high + margin)
 
 
+def _draw_bars(axes: Axes, chart: BarChart) -> None:
+    n = len(chart.series)
+    for index, (name, values) in enumerate(chart.series.items()):
+        drawn = [(group, spread) for group, spread in enumerate(values) if spread is not None]
+        places = [group * (n + GAP_BARS) + index for group, _ in drawn]
+        axes.barh(places, [spread.mean for _, spread in drawn], height=0.86, color=_colour(index), label=_short(name))
+        for place, (_, spread) in zip(places, drawn, strict=True):
+            if spread.low < spread.high:
+                axes.hlines(place, spread.low, spread.high, color=INK, linewidth=1.2)
+            axes.text(1.02, place, f"{spread.mean:.3f}", verticalalignment="center", fontsize=7)
+    centres = [group * (n + GAP_BARS) + (n - 1) / 2 for group in range(len(chart.groups))]
+    axes.set_yticks(centres, [_short(name, MAX_TICK_CHARACTERS) for name in chart.groups])
+    axes.set_ylim(len(chart.groups) * (n + GAP_BARS) - GAP_BARS - 0.4, -0.6)
+    axes.set_xlim(0, 1.12)
+    axes.xaxis.set_major_locator(FixedLocator([0, 0.2, 0.4, 0.6, 0.8, 1]))
+    axes.grid(visible=False, axis="y")
+    axes.grid(visible=True, axis="x")
+    axes.set_xlabel(_short(chart.x_label))
+
+
 def _draw_scatter(axes: Axes, chart: Scatter) -> None:
     for index, (name, group) in enumerate(chart.groups.items()):
         points = np.array(group, np.float64).reshape(-1, 2)
@@ -295,7 +324,7 @@ def _add_legend(figure: Figure, axes: Axes) -> None:
     n_columns = max(1, LEGEND_ROW_CHARACTERS // (max(map(len, names)) + LEGEND_SIGN_CHARACTERS))
     n_columns = min(n_columns, len(names))
     n_rows = -(-len(names) // n_columns)
-    figure.set_figheight(SIZE_IN[1] + LEGEND_ROW_IN * n_rows)
+    figure.set_figheight(figure.get_figheight() + LEGEND_ROW_IN * n_rows)
     figure.legend(handles, names, loc="outside lower center", ncols=n_columns)
 
 

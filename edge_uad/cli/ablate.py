@@ -27,9 +27,9 @@ from edge_uad.errors import UsageError
 from edge_uad.records import Join
 
 if TYPE_CHECKING:
-    from bank_tools.bank.recipe import Recipe
     from bank_tools.evaluation.ablation import Point, Row
     from bank_tools.evaluation.detection import EvaluationContext
+    from bank_tools.evaluation.variant import Variant
     from edge_uad.interfaces import Backbone
 
 
@@ -66,6 +66,7 @@ def ablate(
     from bank_tools.evaluation.ablation import ablate as run
     from bank_tools.evaluation.ablation import parse_sweep, points_of
     from bank_tools.evaluation.results import check_out, write_results
+    from bank_tools.evaluation.variant import Variant
     from bank_tools.report.evaluation import write_report
     from edge_uad.runtime.assemble import load_backbone_for_many
 
@@ -80,10 +81,10 @@ def ablate(
         threads=machine.threads,
         search_device=machine.search_device,
     )
-    chosen = recipe_of(model.card, recipe, machine)
-    factory = _VariantFactory(
+    chosen = Variant(recipe=recipe_of(model.card, recipe, machine))
+    factory = VariantFactory(
         model=model,
-        recipe=chosen,
+        default=chosen,
         kernel_follows_grid=recipe.bpm_kernel is None,
         machine=machine,
         workers=workers,
@@ -93,7 +94,7 @@ def ablate(
         calibrated=calibrate,
     )
     for point in points:
-        _check(point, chosen, model)
+        check_point(point, chosen, model)
     outcome = run(dataset, sweeps, points, factory.context_for, n_good=good, on_row=_print_row)
     default = factory.context_for(points[0])
     write_results(outcome, default, out / "results.json")
@@ -104,11 +105,11 @@ def ablate(
 
 
 @dataclass(slots=True, kw_only=True)
-class _VariantFactory:
+class VariantFactory:
     """Makes the context of each point; one other model is held besides the default one."""
 
     model: "Backbone"
-    recipe: "Recipe"
+    default: "Variant"
     kernel_follows_grid: bool
     machine: MachineOptions
     workers: int
@@ -120,16 +121,16 @@ class _VariantFactory:
 
     def context_for(self, point: "Point") -> "EvaluationContext":
         """The context of one point."""
-        from bank_tools.evaluation.variant import Variant
         from edge_uad.inference.masking import default_kernel
 
         model = self._model_for(point)
-        recipe = self.recipe
+        default = self.default
         if self.kernel_follows_grid:
-            recipe = replace(recipe, bpm_kernel=default_kernel(model.card.grid_hw))
+            recipe = replace(default.recipe, bpm_kernel=default_kernel(model.card.grid_hw))
+            default = replace(default, recipe=recipe)
         return make_context(
             model,
-            point.applied(Variant(recipe=recipe)),
+            point.applied(default),
             provider=self.machine.provider,
             workers=self.workers,
             cache_gib=self.cache_gib,
@@ -147,7 +148,7 @@ class _VariantFactory:
             from edge_uad.runtime.assemble import load_backbone_for_many
 
             other, _ = load_backbone_for_many(
-                _variant_path(self.model, changes),
+                variant_path(self.model, changes),
                 provider=self.machine.provider,
                 threads=self.machine.threads,
                 search_device=self.machine.search_device,
@@ -156,7 +157,8 @@ class _VariantFactory:
         return self.other[1]
 
 
-def _variant_path(model: "Backbone", changes: dict[str, str]) -> Path:
+def variant_path(model: "Backbone", changes: dict[str, str]) -> Path:
+    """The model's weights exported with other settings, see :func:`export.variants.provide_variant`."""
     from export.variants import provide_variant
 
     return provide_variant(model.card, **_model_settings(changes), console=stderr)
@@ -199,11 +201,13 @@ def _whole(knob: str, changes: dict[str, str]) -> int:
     return int(changes[knob])
 
 
-def _check(point: "Point", recipe: "Recipe", model: "Backbone") -> None:
-    """Refuse what cannot be measured before the first hour of work."""
-    from bank_tools.evaluation.variant import Variant
+def check_point(point: "Point", default: "Variant", model: "Backbone") -> None:
+    """Refuse what cannot be measured before the first hour of work.
 
-    point.applied(Variant(recipe=recipe))
+    Raises:
+        UsageError: a value that cannot be, or a change of a model whose weights have no name.
+    """
+    point.applied(default)
     point.n_good(None)
     if changes := point.model_changes():
         _model_settings(changes)

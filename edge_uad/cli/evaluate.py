@@ -7,14 +7,16 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from edge_uad.cli.ablate import VariantFactory
 from edge_uad.cli.console import TerminalProgress, print_json, stderr
+from edge_uad.cli.league import run_league
 from edge_uad.cli.measuring import (
     BackboneOption,
     CacheOption,
     CategoriesOption,
     GoodOption,
     LayoutOption,
-    RootArgument,
+    RootsArgument,
     make_context,
     open_dataset,
     print_category,
@@ -35,6 +37,7 @@ from edge_uad.cli.options import (
     recipe_of,
     with_option_groups,
 )
+from edge_uad.errors import UsageError
 
 if TYPE_CHECKING:
     from bank_tools.datasets import Dataset
@@ -54,7 +57,7 @@ class Task(StrEnum):
 
 @with_option_groups
 def evaluate(
-    root: RootArgument,
+    roots: RootsArgument,
     *,
     task: Annotated[Task, typer.Option("--task", help="What is measured.")] = Task.DEFECT,
     categories: CategoriesOption = None,
@@ -62,13 +65,27 @@ def evaluate(
     backbone: BackboneOption = None,
     out: Annotated[
         Path | None,
-        typer.Option("--out", help="Folder of results and finished steps.", show_default="evaluation/DATASET-TASK"),
+        typer.Option(
+            "--out",
+            help="Folder of results and finished steps.",
+            show_default="evaluation/DATASET-TASK, evaluation/league",
+        ),
     ] = None,
     good: GoodOption = None,
     shots: Annotated[
         str, typer.Option("--shots", help="Numbers of good images, for the task low-shot.")
     ] = "1,2,5,10,16,50",
-    seeds: Annotated[int, typer.Option("--seeds", min=1, help="Draws of each number, for the task low-shot.")] = 3,
+    seeds: Annotated[
+        int, typer.Option("--seeds", min=1, help="Draws: of each number for the task low-shot, of a league's sets.")
+    ] = 3,
+    candidate: Annotated[
+        list[str] | None,
+        typer.Option("--candidate", help="Of a league: NAME: SETTING=VALUE …, those of ablate --sweep; repeatable."),
+    ] = None,
+    draw: Annotated[
+        float | None,
+        typer.Option("--draw", help="Part of the good images in each draw of a league.", show_default="all of them"),
+    ] = None,
     pixels: Annotated[bool, typer.Option("--pixels/--no-pixels", help="Compare heat with masks.")] = True,
     recipe: RecipeOptions,
     turn_good: TurnGoodOption = False,
@@ -81,7 +98,12 @@ def evaluate(
 ) -> None:
     """Measure the method on a dataset: table, results.json, report.html. Killed and started again, it goes on.
 
+    Several roots, or --candidate, make a league: every candidate on every category; for each of these the candidate
+    that is best on all others is judged.
+
     Example: [bold]edge-uad evaluate mvtec/ --task defect --categories bottle,screw --out runs/mvtec[/bold]
+
+    Example: [bold]edge-uad evaluate tiles/ pills/ --candidate "fine: input=448 layers=5+11"[/bold]
     """
     require_evaluate_extra("edge-uad evaluate")
     from bank_tools.evaluation.results import check_out, write_results
@@ -90,11 +112,14 @@ def evaluate(
     from edge_uad.runtime.assemble import load_backbone_for_many
 
     numbers = whole_numbers(shots, "--shots")
-    dataset = open_dataset(root, layout, categories)
-    out = out or Path("evaluation") / f"{dataset.name}-{task}"
+    _check_league_options(roots, task, categories=categories, candidate=candidate, draw=draw)
+    datasets = [open_dataset(root, layout, categories) for root in roots]
+    is_league = len(roots) > 1 or bool(candidate)
+    out = out or Path("evaluation") / ("league" if is_league else f"{datasets[0].name}-{task}")
     check_out(out)
+    model_path = model_or_default(backbone)
     model, workers = load_backbone_for_many(
-        model_or_default(backbone),
+        model_path,
         provider=machine.provider,
         threads=machine.threads,
         search_device=machine.search_device,
@@ -106,6 +131,29 @@ def evaluate(
         reweighted=reweighted,
         min_distance=apart,
     )
+    if is_league:
+        run_league(
+            datasets,
+            candidate or [],
+            VariantFactory(
+                model=model,
+                default=variant,
+                kernel_follows_grid=recipe.bpm_kernel is None,
+                machine=machine,
+                workers=workers,
+                cache_gib=cache_gib,
+                out=out,
+                pixels=pixels,
+                calibrated=True,
+            ),
+            model_path=model_path,
+            n_good=good,
+            n_draws=seeds,
+            draw_ratio=draw,
+            as_json=as_json,
+        )
+        return
+    [dataset] = datasets
     context = make_context(
         model,
         variant,
@@ -129,6 +177,21 @@ def evaluate(
     if context.steps.n_found:
         stderr.print(f"{context.steps.n_found} steps were kept from before", highlight=False)
     stderr.print(f"results: {out / 'results.json'}, report: {out / 'report.html'}", markup=False, highlight=False)
+
+
+def _check_league_options(
+    roots: list[Path], task: Task, *, categories: str | None, candidate: list[str] | None, draw: float | None
+) -> None:
+    if (len(roots) > 1 or candidate) and task is not Task.DEFECT:
+        raise UsageError(
+            f"a league of several roots or candidates is of --task defect; give --task {task} one root alone"
+        )
+    if len(roots) > 1 and categories is not None:
+        raise UsageError("--categories chooses among those of one root; name the categories' own folders as roots")
+    if draw is not None and not (len(roots) > 1 or candidate):
+        raise UsageError("--draw is of a league; give several roots or --candidate")
+    if draw is not None and not 0 < draw < 1:
+        raise UsageError(f"--draw is {draw:g}; give a part of the good images between 0 and 1, such as 0.8")
 
 
 def _run(

@@ -25,6 +25,7 @@ SHOWN_WARNINGS = 20
 EVALUATE_PACKAGES = ("jinja2", "matplotlib", "scipy", "sklearn")
 """What the [evaluate] extra brings."""
 
+RootsArgument = Annotated[list[Path], typer.Argument(help="The dataset's folder; several make a league.")]
 RootArgument = Annotated[Path, typer.Argument(help="The dataset's folder.")]
 CategoriesOption = Annotated[
     str | None, typer.Option("--categories", help="Names, by commas.", show_default="all of them")
