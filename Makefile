@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup model demo test fuzz lint format types imports soak performance wheel-smoke check clean
+.PHONY: help setup model demo test fuzz lint format types imports soak performance accuracy wheel-smoke check clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -59,6 +59,14 @@ soak: $(INSTALLED) ## a daemon of four stations under random faults: make soak M
 
 performance: $(INSTALLED) ## docs/performance.md, measured on this machine: leave it alone meanwhile; QUICK=1 tries it
 	$(BIN)/python -m benchmarks.performance $(if $(QUICK),--quick) $(if $(GOOD),--good $(GOOD)) $(if $(TEST),--test $(TEST))
+
+SETS ?= $(wildcard ../shared/data/*/)
+# evaluate's own, such as OPTIONS='--candidate "fine: input=448" --seeds 5 --draw 0.8 --out evaluation/fine'
+OPTIONS ?=
+accuracy: $(INSTALLED) ## the league: every candidate on every dataset: make accuracy SETS="folder folder" OPTIONS='…'
+	@test -n "$(strip $(SETS))" || \
+	  { echo 'make accuracy: there is no dataset in ../shared/data; name some: make accuracy SETS="folder folder"'; exit 2; }
+	$(BIN)/python -m edge_uad evaluate $(SETS) $(OPTIONS)
 
 wheel-smoke: $(INSTALLED) ## build the wheel, use it in an environment without torch
 	PYTHON=$(PYTHON) BUILD_PYTHON=$(BIN)/python .ci/wheel-smoke

@@ -71,6 +71,7 @@ MAX_NAME_CHARACTERS = 40
 """Longer names are cut: they would leave no room for the axes."""
 MAX_TITLE_CHARACTERS = 54
 MAX_TICK_CHARACTERS = 14
+MAX_GROUP_CHARACTERS = 26
 WIDE_LOG_RATIO = 1000
 """A logarithmic axis that spans more has ticks at powers of ten alone."""
 
@@ -288,7 +289,7 @@ def _draw_bars(axes: Axes, chart: BarChart) -> None:
                 axes.hlines(place, spread.low, spread.high, color=INK, linewidth=1.2)
             axes.text(1.02, place, f"{spread.mean:.3f}", verticalalignment="center", fontsize=7)
     centres = [group * (n + GAP_BARS) + (n - 1) / 2 for group in range(len(chart.groups))]
-    axes.set_yticks(centres, [_short(name, MAX_TICK_CHARACTERS) for name in chart.groups])
+    axes.set_yticks(centres, [_short(name, MAX_GROUP_CHARACTERS) for name in chart.groups])
     axes.set_ylim(len(chart.groups) * (n + GAP_BARS) - GAP_BARS - 0.4, -0.6)
     axes.set_xlim(0, 1.12)
     axes.xaxis.set_major_locator(FixedLocator([0, 0.2, 0.4, 0.6, 0.8, 1]))

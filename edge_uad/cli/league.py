@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edge_uad.cli.ablate import VariantFactory, check_point, variant_path
-from edge_uad.cli.console import print_json, stderr
+from edge_uad.cli.console import note, print_json, stderr, warn
 from edge_uad.cli.measuring import print_tables, print_warnings
 
 if TYPE_CHECKING:
@@ -48,6 +48,7 @@ def run_league(
     from bank_tools.evaluation.league.candidates import candidates_of, sets_of
     from bank_tools.evaluation.league.measure import measure_league
     from bank_tools.evaluation.league.results import League, league_json, league_tables, write_league
+    from bank_tools.evaluation.league.standing import CRITERION
     from bank_tools.evaluation.tasks import settings_of
     from bank_tools.report.league import write_league_report
 
@@ -88,13 +89,24 @@ def run_league(
     write_league(league, out / "results.json")
     write_league_report(league, default, out / "report.html")
     print_warnings(measured.warnings)
+    _warn_of_disturbed_times(measured.rows)
     if as_json:
         print_json(league_json(league))
     else:
         print_tables(league_tables(league))
+        note(f"criterion: {CRITERION}; wins and losses are beyond the spread of the draws; ms on {timer.processor}")
     if n_found := sum(one.n_found for one in steps):
         stderr.print(f"{n_found} steps were kept from before", highlight=False)
     stderr.print(f"results: {out / 'results.json'}, report: {out / 'report.html'}", markup=False, highlight=False)
+
+
+def _warn_of_disturbed_times(rows: "Sequence[LeagueRow]") -> None:
+    times = [row.time for row in rows if row.time is not None]
+    if disturbed := [time.busy_ratio or 0.0 for time in times if time.disturbed]:
+        warn(
+            f"{len(disturbed)} of {len(times)} frame times were measured while other programs took up to "
+            f"{max(disturbed):.0%} of the machine; run it again on a quiet machine: these alone are measured anew"
+        )
 
 
 @dataclass(slots=True)

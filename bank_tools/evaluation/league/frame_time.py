@@ -9,6 +9,7 @@ from statistics import median
 import numpy as np
 
 from bank_tools.bench.clock import seconds_of
+from bank_tools.bench.machine import OtherPrograms
 from bank_tools.datasets import Category, Sample
 from bank_tools.evaluation.detection import EvaluationContext
 from bank_tools.evaluation.distance_table import content_digest
@@ -22,6 +23,7 @@ from edge_uad.records import UInt8
 
 N_FRAMES = 15
 N_WARM_UP = 2
+DISTURBED_RATIO = 0.1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,12 +35,19 @@ class FrameTime:
     n_patches: int
     """In the bank searched: as large as the candidate's, within an image's patches."""
     processor: str
+    busy_ratio: float | None
+    """Part of the machine that other programs took meanwhile; None where the system does not tell."""
+
+    @property
+    def disturbed(self) -> bool:
+        """Whether other programs took so much that the time is no property of the candidate."""
+        return self.busy_ratio is not None and self.busy_ratio > DISTURBED_RATIO
 
 
 def frame_time(
     category: Category, context: EvaluationContext, backbone: Backbone, *, processor: str, n_good: int
 ) -> FrameTime | None:
-    """Time one frame alone on test images, or read what an earlier run measured on this processor.
+    """Time one frame alone on test images, or read what an earlier run measured on this processor undisturbed.
 
     The search is exact and costs the same for any bank of one size, so it is timed against all the patches of as many
     good images as the coreset is a part of: no coreset has to be chosen anew.
@@ -62,8 +71,9 @@ def frame_time(
         fields = json.loads(kept["json"].tobytes())
         return FrameTime(**fields) if fields else None
     found = _measured(good, frames, context, embedder_of(backbone, context.variant), processor)
-    text = json.dumps(asdict(found) if found else None)
-    context.steps.put(key, {"json": np.frombuffer(text.encode(), np.uint8)})
+    if found is None or not found.disturbed:
+        text = json.dumps(asdict(found) if found else None)
+        context.steps.put(key, {"json": np.frombuffer(text.encode(), np.uint8)})
     return found
 
 
@@ -82,6 +92,7 @@ def _measured(
         return None
     search = ReferenceSearch(embedded, everything)
     times_ms: list[float] = []
+    others = OtherPrograms()
     with context.progress.step("timing", len(frames), "frames") as done:
         for sample in frames:
             try:
@@ -96,7 +107,11 @@ def _measured(
     if not times_ms:
         return None
     return FrameTime(
-        median_ms=median(times_ms), n_frames=len(times_ms), n_patches=search.n_patches, processor=processor
+        median_ms=median(times_ms),
+        n_frames=len(times_ms),
+        n_patches=search.n_patches,
+        processor=processor,
+        busy_ratio=others.share(),
     )
 
 

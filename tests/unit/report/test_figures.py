@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import StepPatch
 
-from bank_tools.report.charts import Chart, Histogram, LineChart, RocCurve, Scatter, Spread
+from bank_tools.report.charts import BarChart, Chart, Histogram, LineChart, RocCurve, Scatter, Spread
 from bank_tools.report.figures import MARKERS, PALETTE, figure_of, svg_of
 
 HOSTILE = (
@@ -63,6 +63,7 @@ def hostile_charts(name: str) -> Iterator[Chart]:
     yield LineChart(
         x=[1, name], series={name: [same(1), same(2)]}, x_label=name, y_label=name, references={name: 1.5}, title=name
     )
+    yield BarChart(groups=[name], series={name: [same(1)]}, x_label=name, title=name)
     yield Scatter(groups={name: [(0.0, 1.0)]}, title=name)
 
 
@@ -166,14 +167,39 @@ def test_every_group_of_a_scatter_has_its_points_and_a_sign_that_no_other_has() 
     assert axes_of(chart).get_title(loc="left") == "nut"
 
 
+def test_a_bar_for_each_group_and_series_from_the_top_down_with_its_figure_and_spread() -> None:
+    chart = BarChart(
+        groups=["mtd", "pill"],
+        series={"default": [same(0.9), None], "fine": [Spread(0.5, 0.4, 0.7), same(1)]},
+        x_label="recall",
+    )
+    axes = axes_of(chart)
+    bars = {str(one.get_label()): [bar.get_width() for bar in one] for one in axes.containers}
+    assert bars == {"default": [0.9], "fine": [0.5, 1]}
+    assert [text.get_text() for text in axes.texts] == ["0.900", "0.500", "1.000"]
+    (spread,) = axes.collections
+    assert [tuple(corner) for corner in spread.get_paths()[0].vertices] == [(0.4, 1), (0.7, 1)]
+    assert [text.get_text() for text in axes.get_yticklabels()] == ["mtd", "pill"]
+    bottom, top = axes.get_ylim()
+    assert bottom > top
+    assert axes.get_xlim()[0] == 0
+
+
+def test_a_chart_of_bars_is_as_high_as_its_bars() -> None:
+    few, many = (BarChart(groups=[str(i) for i in range(n)], series={"a": [same(1)] * n}, x_label="x") for n in (2, 10))
+    assert figure_of(many).get_figheight() > 2 * figure_of(few).get_figheight()
+
+
 def test_a_chart_without_values_says_why_it_is_missing() -> None:
     missing: list[Chart] = [
         Histogram(scores={"good": []}, threshold=0.3),
         RocCurve(points=[], auroc=None),
         LineChart(x=[1, 2], series={"mtd": [None, None]}, x_label="x", y_label="y"),
+        BarChart(groups=["mtd"], series={"default": [None]}, x_label="recall"),
         Scatter(groups={"good": []}),
     ]
-    for chart, reason in zip(missing, ("scored", "normal and anomalous", "computed", "points"), strict=True):
+    reasons = ("scored", "normal and anomalous", "computed", "recall could not be", "points")
+    for chart, reason in zip(missing, reasons, strict=True):
         assert chart.missing is not None
         assert reason in chart.missing
     assert Scatter(groups={"good": [(1.0, 1.0)]}).missing is None
