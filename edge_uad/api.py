@@ -165,6 +165,7 @@ class BankRecipe(TypedDict, total=False):
     top_ratio: float | None
     neighbours: int
     coreset_ratio: float
+    max_patches: int | None
     false_alarm_rate: float
     seed: int
     reduced_decode: bool

@@ -309,6 +309,8 @@ class BankManifest:
     """Large JPEG pictures, learned or judged, are decoded at a part of their size; see ``Preprocessor``."""
     levels: int = 1
     """Each patch has so many equally long parts, one for a block of the backbone; each finds its own neighbour."""
+    max_patches: int | None = None
+    """The bound that the coreset was given; None for none."""
     background_ratio: float | None = None
     """How far the background of unseen good parts lies from the bank, over how far the part itself does: high
     quantiles of the distances. It decided on the mask; None where that was told, or would leave out nothing."""

@@ -185,9 +185,11 @@ def settle_mask(images: EmbeddingStore, recipe: Recipe, progress: Progress) -> M
 
 
 def _choose_coreset(images: EmbeddingStore, recipe: Recipe, progress: Progress) -> Coreset:
-    size = coreset_size(int(images.n_foreground.sum()), recipe.coreset_ratio)
+    size = coreset_size(int(images.n_foreground.sum()), recipe.coreset_ratio, recipe.max_patches)
     with progress.step("choosing", size, "patches") as done:
-        return choose_coreset(images, ratio=recipe.coreset_ratio, seed=recipe.seed, on_chosen=done)
+        return choose_coreset(
+            images, ratio=recipe.coreset_ratio, seed=recipe.seed, most=recipe.max_patches, on_chosen=done
+        )
 
 
 def _calibrate(images: EmbeddingStore, recipe: Recipe, progress: Progress) -> Float32:
@@ -195,6 +197,7 @@ def _calibrate(images: EmbeddingStore, recipe: Recipe, progress: Progress) -> Fl
         return cross_scores(
             images,
             coreset_ratio=recipe.coreset_ratio,
+            max_patches=recipe.max_patches,
             seed=recipe.seed,
             top_ratio=recipe.top_ratio,
             neighbours=recipe.neighbours,
@@ -227,6 +230,7 @@ def _manifest(
         top_ratio=recipe.top_ratio,
         neighbours=recipe.neighbours,
         coreset_ratio=recipe.coreset_ratio,
+        max_patches=recipe.max_patches,
         seed=recipe.seed,
         image_hw=next(iter(images.sizes_hw)) if len(images.sizes_hw) == 1 else None,
         reduced_decode=recipe.reduced_decode,

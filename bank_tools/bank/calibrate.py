@@ -41,6 +41,7 @@ def choose_coreset(
     *,
     ratio: float,
     seed: int,
+    most: int | None = None,
     on_chosen: Callable[[int], None] = lambda _: None,
 ) -> Coreset:
     """The coreset of all foreground patches of some images, each by its own mask.
@@ -48,7 +49,7 @@ def choose_coreset(
     In memory are the coreset and a few numbers for each patch; the patches are read from the store.
     """
     patches = ForegroundPatches(images)
-    rows = greedy_coreset(patches, ratio=ratio, seed=seed, on_chosen=on_chosen, scratch=images.folder)
+    rows = greedy_coreset(patches, ratio=ratio, seed=seed, most=most, on_chosen=on_chosen, scratch=images.folder)
     return Coreset(patches[rows], patches.image_of(rows))
 
 
@@ -62,6 +63,7 @@ def cross_scores(
     *,
     coreset_ratio: float,
     seed: int,
+    max_patches: int | None = None,
     top_ratio: float,
     neighbours: int,
     search_device: SearchDevice = "cpu",
@@ -75,6 +77,7 @@ def cross_scores(
         images: the good images, at least two.
         coreset_ratio: as of the bank.
         seed: of the folds and the coresets.
+        max_patches: as of the bank.
         top_ratio: as in inspection.
         neighbours: as in inspection.
         search_device: cpu or gpu.
@@ -87,7 +90,7 @@ def cross_scores(
     """
 
     def search_among(others: EmbeddingStore) -> Search:
-        patches = choose_coreset(others, ratio=coreset_ratio, seed=seed).patches
+        patches = choose_coreset(others, ratio=coreset_ratio, seed=seed, most=max_patches).patches
         search = PatchSearch(patches, device=search_device, threads=search_threads, levels=levels)
         return lambda one: search.distances(one.embedding, one.mask, neighbours=neighbours)
 

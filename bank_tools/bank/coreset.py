@@ -18,9 +18,10 @@ CACHED_ROWS = 2048
 """Of each side of a block of distances: small enough to stay in a processor's last cache from product to minimum."""
 
 
-def coreset_size(n_patches: int, ratio: float) -> int:
-    """How many patches a coreset of this ratio keeps: at least one."""
-    return max(1, round(n_patches * ratio))
+def coreset_size(n_patches: int, ratio: float, most: int | None = None) -> int:
+    """How many patches a coreset of this ratio keeps: at least one, at most ``most`` where that is given."""
+    size = max(1, round(n_patches * ratio))
+    return size if most is None else min(size, most)
 
 
 class PatchMatrix(Protocol):
@@ -39,6 +40,7 @@ def greedy_coreset(
     *,
     ratio: float,
     seed: int,
+    most: int | None = None,
     on_chosen: Callable[[int], None] = lambda _: None,
     scratch: Path | None = None,
 ) -> Int:
@@ -57,6 +59,7 @@ def greedy_coreset(
         patches: float32 (M, D), read block by block.
         ratio: part to keep, in (0, 1]; 1 keeps all.
         seed: of projection and anchors.
+        most: patches to keep at most; None for no bound.
         on_chosen: called with the number of patches chosen since its last call.
         scratch: folder of a temporary file for the projections; None holds them in memory.
 
@@ -64,7 +67,7 @@ def greedy_coreset(
         int64 (k,), ascending rows, k = :func:`coreset_size`.
     """
     n_patches = patches.shape[0]
-    size = coreset_size(n_patches, ratio)
+    size = coreset_size(n_patches, ratio, most)
     if size == n_patches:
         on_chosen(size)
         return np.arange(size)

@@ -10,6 +10,7 @@ from edge_uad.interfaces import Backbone
 from edge_uad.records import Box, Embedding, Geometry, ModelCard, SearchDevice, reducible
 from edge_uad.runtime.assemble import make_embedder
 
+DEFAULT_MAX_PATCHES = 10_000
 PAPER_BPM_THRESHOLD = 0.1
 """τ of the mask (ALGORITHM §3)."""
 
@@ -26,6 +27,8 @@ class Recipe:
     top_ratio: float = 0.05
     neighbours: int = 1
     coreset_ratio: float = 0.1
+    max_patches: int | None = DEFAULT_MAX_PATCHES
+    """The coreset is no larger, so that the time of a search has a bound; None for none, as in the paper."""
     false_alarm_rate: float = 0.01
     seed: int = 0
     levels: int = 1
@@ -45,6 +48,8 @@ class Recipe:
             _check(0 <= self.bpm_threshold < 1, "BPM threshold", self.bpm_threshold, "0 to below 1")
         _check(0 < self.top_ratio <= 1, "top ratio", self.top_ratio, "above 0 to 1")
         _check(0 < self.coreset_ratio <= 1, "coreset ratio", self.coreset_ratio, "above 0 to 1")
+        if self.max_patches is not None:
+            _check(self.max_patches >= 1, "largest number of patches", self.max_patches, "at least 1")
         _check(0 < self.false_alarm_rate < 1, "false-alarm rate", self.false_alarm_rate, "between 0 and 1")
         _check(self.neighbours >= 1, "number of neighbours", self.neighbours, "at least 1")
         if self.reduced_decode and not reducible(self.geometry, self.roi):

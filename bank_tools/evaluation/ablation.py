@@ -25,6 +25,7 @@ _RECIPE_KNOBS: dict[str, tuple[str, Callable[[str], object]]] = {
     "top-ratio": ("top_ratio", float),
     "neighbours": ("neighbours", int),
     "coreset": ("coreset_ratio", float),
+    "max-patches": ("max_patches", lambda text: int(text) or None),
     "geometry": ("geometry", Geometry),
     "levels": ("levels", int),
     "seed": ("seed", int),

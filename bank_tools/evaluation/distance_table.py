@@ -140,7 +140,7 @@ def _search(
             kernel=variant.recipe.bpm_kernel, threshold=variant.recipe.bpm_threshold or 0
         )
     recipe = variant.recipe
-    size = coreset_size(int(images.n_foreground.sum()), recipe.coreset_ratio)
+    size = coreset_size(int(images.n_foreground.sum()), recipe.coreset_ratio, recipe.max_patches)
     with progress.step("choosing", size * len(variant.scales), "patches") as done:
         search = ReferenceSearch(images, variant, on_chosen=done)
     calibration = _calibrate(images, variant, progress) if calibrated else np.empty((0, 0), np.float32)

@@ -51,7 +51,9 @@ class _OneScale:
         scaled = images if side == 1 else images.changed(partial(at_scale, side=side))
         if variant.min_distance:
             scaled = _without_copies(scaled, variant.min_distance)
-        patches = choose_coreset(scaled, ratio=recipe.coreset_ratio, seed=recipe.seed, on_chosen=on_chosen).patches
+        patches = choose_coreset(
+            scaled, ratio=recipe.coreset_ratio, seed=recipe.seed, most=recipe.max_patches, on_chosen=on_chosen
+        ).patches
         self.n_patches = len(patches)
         self._variant = variant
         self._search = PatchSearch(

@@ -133,7 +133,7 @@ def _print_result(manifest: "BankManifest", out: Path, *, as_json: bool) -> None
         ("bank id", manifest.bank_id),
         ("model id", f"{manifest.model_id} ({manifest.backbone})"),
         ("images", f"{manifest.n_images} learned, {manifest.n_unreadable} unreadable, {manifest.n_empty} empty"),
-        ("patches", f"{manifest.n_patches} (coreset {manifest.coreset_ratio:g}, seed {manifest.seed})"),
+        ("patches", _patches(manifest)),
         *([("decoding", "large JPEG pictures at a part of their size")] if manifest.reduced_decode else []),
         ("masking", _masking(manifest)),
         ("threshold", f"{manifest.threshold:.6f} at a false-alarm rate of {manifest.false_alarm_rate:g}"),
@@ -147,3 +147,8 @@ def _masking(manifest: "BankManifest") -> str:
 
     told = f"kernel {manifest.bpm_kernel}, threshold {manifest.bpm_threshold:g}" if manifest.bpm_threshold else "none"
     return told if manifest.background_ratio is None else sentence_of(manifest.bpm_threshold, manifest.background_ratio)
+
+
+def _patches(manifest: "BankManifest") -> str:
+    bound = "" if manifest.max_patches is None else f", at most {manifest.max_patches}"
+    return f"{manifest.n_patches} (coreset {manifest.coreset_ratio:g}{bound}; seed {manifest.seed})"

@@ -35,6 +35,9 @@ ClientKeyOption = Annotated[
     Path | None, typer.Option("--client-key", help="Your own secret key file, made by edge-uad keys.")
 ]
 CoresetOption = Annotated[float, typer.Option("--coreset", help="Part of the patches to keep, above 0 to 1.")]
+MaxPatchesOption = Annotated[
+    int, typer.Option("--max-patches", min=0, help="Patches to keep at most: they bound the search; 0 for no bound.")
+]
 BpmKernelOption = Annotated[
     int | None,
     typer.Option("--bpm-kernel", help="Smoothing of the mask, in patches, odd.", show_default="a quarter of the grid"),
@@ -97,6 +100,7 @@ class RecipeOptions:
     """How a bank is built and judges: the options of build-bank, evaluate and ablate."""
 
     coreset: CoresetOption = 0.1
+    max_patches: MaxPatchesOption = 10_000
     bpm_kernel: BpmKernelOption = None
     bpm_threshold: BpmThresholdOption = None
     top_ratio: TopRatioOption = None
@@ -137,6 +141,7 @@ def recipe_of(
         bpm_threshold=options.bpm_threshold,
         neighbours=options.neighbours,
         coreset_ratio=options.coreset,
+        max_patches=options.max_patches or None,
         false_alarm_rate=options.false_alarm_rate,
         seed=options.seed,
         reduced_decode=reduced_decode,

@@ -84,7 +84,7 @@ def _measured(
     embedder: Embedder,
     processor: str,
 ) -> FrameTime | None:
-    everything = replace(context.variant, recipe=replace(context.variant.recipe, coreset_ratio=1))
+    everything = replace(context.variant, recipe=replace(context.variant.recipe, coreset_ratio=1, max_patches=None))
     embedded = context.sample_embedder.embed_all(
         good, context.progress, "timing: bank", rotated=context.variant.rotated
     ).embeddings
@@ -121,7 +121,11 @@ def _judge(image: UInt8, embedder: Embedder, search: ReferenceSearch) -> None:
 
 def _images_of_a_bank(context: EvaluationContext, n_good: int) -> int:
     """How many good images, in all their views, have as many patches as the coreset of ``n_good`` of them."""
-    return max(1, math.ceil(context.variant.recipe.coreset_ratio * n_good))
+    recipe = context.variant.recipe
+    n_images = max(1, math.ceil(recipe.coreset_ratio * n_good))
+    if recipe.max_patches is None:
+        return n_images
+    return min(n_images, math.ceil(recipe.max_patches / math.prod(context.grid_hw)))
 
 
 def _spread_out(test: tuple[Sample, ...]) -> list[Sample]:

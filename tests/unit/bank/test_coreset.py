@@ -74,3 +74,11 @@ def test_progress_adds_up_to_the_size() -> None:
 @pytest.mark.parametrize(("n", "ratio", "size"), [(5, 0.01, 1), (100, 0.1, 10), (7, 1.0, 7)])
 def test_at_least_one_patch_is_kept(n: int, ratio: float, size: int) -> None:
     assert coreset_size(n, ratio) == size
+
+
+def test_a_bound_keeps_the_choices_that_came_first() -> None:
+    points = np.random.default_rng(0).standard_normal((400, 12), np.float32)
+    bounded = greedy_coreset(points, ratio=0.5, seed=3, most=40)
+    np.testing.assert_array_equal(bounded, greedy_coreset(points, ratio=0.1, seed=3))
+    np.testing.assert_array_equal(greedy_coreset(points, ratio=0.1, seed=3, most=41), bounded)
+    assert [coreset_size(400, 0.5, most) for most in (None, 1000, 200, 7)] == [200, 200, 200, 7]

@@ -21,6 +21,7 @@ from tests.fakes import FakeBackbone
 CARD = FakeBackbone().card
 NOT_DEFAULT = {
     "coreset": 0.3,
+    "max_patches": 700,
     "bpm_kernel": 3,
     "bpm_threshold": 0.2,
     "top_ratio": 0.5,
