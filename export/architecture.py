@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from edge_uad.errors import WeightsError
 from edge_uad.records import Float32
 
-LAYER_NORM_EPS = 1e-6
 MLP_RATIO = 4
+PERIODS = "rope_embed.periods"
+"""The tensor by which a checkpoint says that it is DINOv3's: the periods of its rotation."""
 KEYS_SHOWN = 20
 """How many keys an error lists before it counts the rest."""
 
@@ -33,11 +34,28 @@ class VitSpec:
     """Number of blocks."""
     patch_px: int
     pos_grid: int
-    """Side of the square patch grid that the stored position embedding is for."""
+    """Side of the square patch grid that the stored position embedding is for; 0 where none is stored (DINOv3)."""
     layer_scale: bool = False
-    """DINOv2's learned factor on every residual branch."""
+    """A learned factor on every residual branch, since DINOv2."""
     registers: int = 0
     """Tokens between CLS and the patches that belong to no place in the image."""
+    gated: bool = False
+    """Whether the feed-forward part is SwiGLU instead of two layers around a GELU (DINOv3's ViT-S+)."""
+
+    @property
+    def rotary(self) -> bool:
+        """Whether every block turns queries and keys by the place of their patch, instead of a position embedding."""
+        return self.pos_grid == 0
+
+    @property
+    def head_dim(self) -> int:
+        """Channels of one head."""
+        return self.dim // self.heads
+
+    @property
+    def norm_eps(self) -> float:
+        """Added to the variance in every LayerNorm: DINOv3 has another than its predecessors."""
+        return 1e-5 if self.rotary else 1e-6
 
     @property
     def prefix_tokens(self) -> int:
@@ -57,7 +75,10 @@ class VitSpec:
 
 @dataclass(frozen=True, slots=True)
 class VitWeights:
-    """A transformer's tensors under their publishers' names, checked against its architecture by :func:`fit`."""
+    """A transformer's tensors, checked against its architecture by :func:`fit`.
+
+    Their names are DINO's and DINOv2's; DINOv3's storage tokens go by the name of registers.
+    """
 
     spec: VitSpec
     state: Mapping[str, Float32]
@@ -66,10 +87,14 @@ class VitWeights:
 def tensor_shapes(spec: VitSpec) -> dict[str, tuple[int, ...]]:
     """Name and shape of every tensor of the architecture, in the publishers' order."""
     dim, hidden = spec.dim, MLP_RATIO * spec.dim
-    shapes: dict[str, tuple[int, ...]] = {"cls_token": (1, 1, dim), "pos_embed": (1, 1 + spec.pos_grid**2, dim)}
+    shapes: dict[str, tuple[int, ...]] = {"cls_token": (1, 1, dim)}
+    if not spec.rotary:
+        shapes["pos_embed"] = (1, 1 + spec.pos_grid**2, dim)
     if spec.registers:
         shapes["register_tokens"] = (1, spec.registers, dim)
     shapes |= {"patch_embed.proj.weight": (dim, 3, spec.patch_px, spec.patch_px), "patch_embed.proj.bias": (dim,)}
+    if spec.rotary:
+        shapes[PERIODS] = (spec.head_dim // 4,)
     for index in range(spec.depth):
         block = f"blocks.{index}"
         shapes |= _norm(f"{block}.norm1", dim)
@@ -77,7 +102,11 @@ def tensor_shapes(spec: VitSpec) -> dict[str, tuple[int, ...]]:
         if spec.layer_scale:
             shapes[f"{block}.ls1.gamma"] = (dim,)
         shapes |= _norm(f"{block}.norm2", dim)
-        shapes |= _linear(f"{block}.mlp.fc1", dim, hidden) | _linear(f"{block}.mlp.fc2", hidden, dim)
+        if spec.gated:
+            shapes |= _linear(f"{block}.mlp.w1", dim, hidden) | _linear(f"{block}.mlp.w2", dim, hidden)
+            shapes |= _linear(f"{block}.mlp.w3", hidden, dim)
+        else:
+            shapes |= _linear(f"{block}.mlp.fc1", dim, hidden) | _linear(f"{block}.mlp.fc2", hidden, dim)
         if spec.layer_scale:
             shapes[f"{block}.ls2.gamma"] = (dim,)
     return shapes | _norm("norm", dim)

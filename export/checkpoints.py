@@ -19,14 +19,18 @@ from safetensors import SafetensorError, deserialize
 
 from edge_uad.errors import MissingExtraError, WeightsError
 from edge_uad.records import Float32
-from export.architecture import ARCHS, VitSpec, VitWeights, fit, listed
+from export.architecture import ARCHS, PERIODS, VitSpec, VitWeights, fit, listed
 from export.huggingface import from_hugging_face, is_hugging_face
 
 _NESTS = ("teacher", "state_dict", "model", "student")
 """Where publishers keep the weights inside a file; the teacher is the network that the papers evaluate."""
 _WRAPPERS = re.compile(r"^(module\.|backbone\.)+")
 _CHUNKED_BLOCK = re.compile(r"^blocks\.\d+\.(\d+)\.(?=norm|attn|mlp|ls)")
-_NOT_BACKBONE = re.compile(r"^(head|dino_head|ibot_head|classifier|pooler)\.|^(mask_token|masked_embed)$")
+_NOT_BACKBONE = re.compile(
+    r"^(head|dino_head|ibot_head|classifier|pooler|cls_norm|local_cls_norm)\.|^(mask_token|masked_embed)$"
+)
+"""Heads, what only training needs, and norms after the last block, whose output nothing here reads."""
+_BIAS_MASK = ".attn.qkv.bias_mask"
 
 _BFLOAT16 = "BF16"
 _NUMPY_TYPES = {
@@ -61,7 +65,7 @@ def read_weights(path: Path, spec: VitSpec) -> VitWeights:
 
 
 def read_custom_weights(path: Path, *, arch: str, patch_px: int) -> VitWeights:
-    """Read any DINO-style checkpoint; blocks, position grid, LayerScale and registers are read from its tensors.
+    """Read any DINO-style checkpoint; all but its width, heads and patch size is read from its tensors.
 
     Args:
         path: safetensors, or ``.pth``/``.pt`` of tensors alone.
@@ -77,7 +81,7 @@ def read_custom_weights(path: Path, *, arch: str, patch_px: int) -> VitWeights:
 
 
 def read_state(path: Path) -> dict[str, Float32]:
-    """The backbone's tensors, float32, under their publishers' names.
+    """The backbone's tensors, float32, under the names of :class:`export.architecture.VitWeights`.
 
     Raises:
         WeightsError: not a checkpoint, or none of tensors alone.
@@ -85,17 +89,29 @@ def read_state(path: Path) -> dict[str, Float32]:
     """
     found = _read_file(path)
     if not found:
-        raise WeightsError(f"checkpoint {path} holds no tensors; name a DINO, iBOT or DINOv2 state dict")
+        raise WeightsError(f"checkpoint {path} holds no tensors; name a DINO, iBOT, DINOv2 or DINOv3 state dict")
     state = {_WRAPPERS.sub("", key): tensor for key, tensor in found.items()}
     if is_hugging_face(state):
         state = from_hugging_face(state)
     state = {_CHUNKED_BLOCK.sub(r"blocks.\1.", key): tensor for key, tensor in state.items()}
+    state = _from_dinov3(state)
     return {key: tensor for key, tensor in state.items() if not _NOT_BACKBONE.match(key)}
 
 
 def has_torch() -> bool:
     """Whether checkpoints that are pickles can be read here."""
     return find_spec("torch") is not None
+
+
+def _from_dinov3(state: Mapping[str, Float32]) -> dict[str, Float32]:
+    """Registers by their name, and what DINOv3 keeps of the keys' bias, nothing, multiplied into it."""
+    renamed = {"register_tokens" if key == "storage_tokens" else key: tensor for key, tensor in state.items()}
+    for mask in [key for key in renamed if key.endswith(_BIAS_MASK)]:
+        bias = mask.removesuffix("_mask")
+        # what does not fit together stays, as a key that is unknown
+        if bias in renamed and renamed[bias].shape == renamed[mask].shape:
+            renamed[bias] = renamed[bias] * renamed.pop(mask)
+    return renamed
 
 
 def _fitted(path: Path, spec: VitSpec, state: Mapping[str, Float32]) -> VitWeights:
@@ -117,9 +133,10 @@ def _spec_of(path: Path, state: Mapping[str, Float32], arch: str, patch_px: int)
         heads=known.heads,
         depth=max(blocks, default=0) + 1,
         patch_px=patch_px,
-        pos_grid=_pos_grid(path, state),
+        pos_grid=0 if PERIODS in state else _pos_grid(path, state),
         layer_scale=any(key.endswith(".ls1.gamma") for key in state),
         registers=0 if registers is None or registers.ndim != 3 else registers.shape[1],
+        gated=any(key.endswith(".mlp.w1.weight") for key in state),
     )
 
 
@@ -128,7 +145,7 @@ def _pos_grid(path: Path, state: Mapping[str, Float32]) -> int:
     if positions is None:
         raise WeightsError(
             f"checkpoint {path} has no pos_embed, its keys begin with {listed(sorted(state)[:3])}; "
-            "name a DINO, iBOT or DINOv2 state dict"
+            "name a DINO, iBOT, DINOv2 or DINOv3 state dict"
         )
     patches = positions.shape[1] - 1 if positions.ndim == 3 else 0
     side = math.isqrt(max(patches, 0))

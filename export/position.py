@@ -1,4 +1,7 @@
-"""Position embeddings for another patch grid, interpolated as torch's bicubic ``interpolate`` does it."""
+"""Where a patch lies, as the transformers are told: embeddings for another patch grid, or a rotation by the place.
+
+Embeddings are interpolated as torch's bicubic ``interpolate`` does it; DINOv3 turns queries and keys instead.
+"""
 
 import math
 
@@ -13,6 +16,36 @@ CUBIC_ANTIALIASED = -0.5
 """The same where torch resizes with antialiasing."""
 KERNEL_REACH = 2
 """Half the width of the cubic kernel, in pixels of the finer grid."""
+ROTATION_BASE = 100
+"""DINOv3's: the periods of the rotation reach from 1 towards it, in halves of the image's side."""
+
+
+def rotation_periods(head_dim: int) -> Float32:
+    """The periods of DINOv3's rotation, float32 (head_dim / 4,), for checkpoints that do not hold them."""
+    steps = np.arange(head_dim // 4, dtype=np.float32) / np.float32(head_dim // 4)
+    return np.asarray(ROTATION_BASE**steps, np.float32)
+
+
+def rotation_for(periods: Float32, grid_hw: tuple[int, int], spec: VitSpec) -> tuple[Float32, Float32]:
+    """Cosines and sines that turn the queries and keys of every token, by DINOv3's rule.
+
+    A patch's centre has coordinates from -1 to 1 on both axes, whatever the grid's sides. Of a head's channels the
+    first half pairs with the second; of the pairs the first half turns by the row, the others by the column. CLS and
+    registers have no place and are not turned.
+
+    Args:
+        periods: as the checkpoint has them, (head_dim / 4,).
+        grid_hw: the patch grid.
+        spec: the architecture.
+
+    Returns:
+        Cosines and sines, each float32 (T, head_dim / 2), one for each pair.
+    """
+    rows, columns = (2 * (np.arange(side) + 0.5) / side - 1 for side in grid_hw)
+    places = np.stack(np.meshgrid(rows, columns, indexing="ij"), axis=-1).reshape(-1, 2, 1)
+    turns = (places / periods.astype(np.float64)).reshape(len(places), -1)
+    angles = np.concatenate([np.zeros((spec.prefix_tokens, turns.shape[1])), 2 * math.pi * turns])
+    return np.cos(angles).astype(np.float32), np.sin(angles).astype(np.float32)
 
 
 def pos_embed_for(pos_embed: Float32, grid_hw: tuple[int, int], spec: VitSpec) -> Float32:

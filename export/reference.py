@@ -9,8 +9,8 @@ from collections.abc import Mapping
 import numpy as np
 
 from edge_uad.records import Float32
-from export.architecture import LAYER_NORM_EPS, VitWeights
-from export.position import pos_embed_for
+from export.architecture import PERIODS, VitSpec, VitWeights
+from export.position import pos_embed_for, rotation_for
 from export.request import ExportRequest
 
 _ERF_END = 6
@@ -34,6 +34,7 @@ def features(weights: VitWeights, request: ExportRequest, pixels: Float32) -> tu
     spec, state = weights.spec, weights.state
     grid_hw = (pixels.shape[1] // spec.patch_px, pixels.shape[2] // spec.patch_px)
     x = _embed(weights, pixels, grid_hw)
+    turns = rotation_for(state[PERIODS], grid_hw, spec) if spec.rotary else None
     first_patch = spec.prefix_tokens
     chosen: list[Float32] = []
     attention = np.empty(0, np.float32)
@@ -41,7 +42,7 @@ def features(weights: VitWeights, request: ExportRequest, pixels: Float32) -> tu
         block = {
             key.removeprefix(f"blocks.{index}."): state[key] for key in state if key.startswith(f"blocks.{index}.")
         }
-        x, cls_row = _block(x, block, spec.heads)
+        x, cls_row = _block(x, block, spec, turns)
         if index in request.layers:
             chosen.append(x[first_patch:])
         if index == request.attention_layer:
@@ -62,18 +63,26 @@ def _embed(weights: VitWeights, pixels: Float32, grid_hw: tuple[int, int]) -> Fl
     (rows, columns), side = grid_hw, spec.patch_px
     patches = pixels.reshape(3, rows, side, columns, side).transpose(1, 3, 0, 2, 4).reshape(rows * columns, -1)
     kernel = state["patch_embed.proj.weight"].reshape(spec.dim, -1)
-    places = pos_embed_for(state["pos_embed"], grid_hw, spec)[0]
-    tokens = patches @ kernel.T + state["patch_embed.proj.bias"] + places[1:]
+    tokens = patches @ kernel.T + state["patch_embed.proj.bias"]
+    cls = state["cls_token"][0]
+    if not spec.rotary:
+        places = pos_embed_for(state["pos_embed"], grid_hw, spec)[0]
+        tokens, cls = tokens + places[1:], cls + places[:1]
     registers = [state["register_tokens"][0]] if spec.registers else []
-    return np.concatenate([state["cls_token"][0] + places[:1], *registers, tokens])
+    return np.concatenate([cls, *registers, tokens])
 
 
-def _block(x: Float32, block: Mapping[str, Float32], heads: int) -> tuple[Float32, Float32]:
+def _block(
+    x: Float32, block: Mapping[str, Float32], spec: VitSpec, turns: tuple[Float32, Float32] | None
+) -> tuple[Float32, Float32]:
     """Tokens after the block, float32 (T, D), and CLS's attention to each token, mean over heads, float32 (T,)."""
+    heads = spec.heads
     queries, keys, values = (
         np.ascontiguousarray(part.reshape(len(x), heads, -1).swapaxes(0, 1))
-        for part in np.split(_linear(_layer_norm(x, block, "norm1"), block, "attn.qkv"), 3, axis=1)
+        for part in np.split(_linear(_layer_norm(x, block, "norm1", spec), block, "attn.qkv"), 3, axis=1)
     )
+    if turns is not None:
+        queries, keys = _turned(queries, *turns), _turned(keys, *turns)
     gathered = np.empty_like(queries)
     cls_row = np.zeros(len(x), np.float32)
     for head in range(heads):
@@ -83,13 +92,28 @@ def _block(x: Float32, block: Mapping[str, Float32], heads: int) -> tuple[Float3
     x = x + _linear(gathered.swapaxes(0, 1).reshape(x.shape), block, "attn.proj") * block.get(
         "ls1.gamma", np.float32(1)
     )
-    hidden = _gelu(_linear(_layer_norm(x, block, "norm2"), block, "mlp.fc1"))
-    return x + _linear(hidden, block, "mlp.fc2") * block.get("ls2.gamma", np.float32(1)), cls_row
+    fed = _feed_forward(_layer_norm(x, block, "norm2", spec), block, gated=spec.gated)
+    return x + fed * block.get("ls2.gamma", np.float32(1)), cls_row
 
 
-def _layer_norm(x: Float32, block: Mapping[str, Float32], name: str) -> Float32:
+def _turned(heads: Float32, cos: Float32, sin: Float32) -> Float32:
+    """Channels (heads, T, d), of which those of the first half and those of the second are pairs, turned by angles."""
+    first, second = np.split(heads, 2, axis=2)
+    return np.concatenate([first * cos - second * sin, second * cos + first * sin], axis=2)
+
+
+def _feed_forward(x: Float32, block: Mapping[str, Float32], *, gated: bool) -> Float32:
+    if not gated:
+        return _linear(_gelu(_linear(x, block, "mlp.fc1")), block, "mlp.fc2")
+    gate = _linear(x, block, "mlp.w1")
+    with np.errstate(over="ignore"):  # exp of a large number: the gate is shut
+        opened = gate / (1 + np.exp(-gate))
+    return _linear(opened * _linear(x, block, "mlp.w2"), block, "mlp.w3")
+
+
+def _layer_norm(x: Float32, block: Mapping[str, Float32], name: str, spec: VitSpec) -> Float32:
     centred = x - x.mean(axis=1, keepdims=True)
-    scaled = centred / np.sqrt((centred**2).mean(axis=1, keepdims=True) + np.float32(LAYER_NORM_EPS))
+    scaled = centred / np.sqrt((centred**2).mean(axis=1, keepdims=True) + np.float32(spec.norm_eps))
     return np.asarray(scaled * block[f"{name}.weight"] + block[f"{name}.bias"])
 
 

@@ -1,4 +1,4 @@
-"""The vision transformers of DINO, iBOT and DINOv2 in torch, and the two outputs that are made of them.
+"""The vision transformers of DINO, iBOT, DINOv2 and DINOv3 in torch, and the two outputs that are made of them.
 
 TensorRT engines are compiled from it, and the tests hold the ONNX graph of :mod:`export.graph` to it. Parameters have
 their publishers' names.
@@ -13,106 +13,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from edge_uad.records import Join
-from export.architecture import LAYER_NORM_EPS, MLP_RATIO, VitSpec, VitWeights
+from export.architecture import VitSpec, VitWeights
 from export.request import ExportRequest, FloatPrecision
-
-
-class Attention(nn.Module):
-    """Multi-head self-attention."""
-
-    def __init__(self, dim: int, heads: int) -> None:
-        super().__init__()
-        self.heads = heads
-        self.scale = (dim // heads) ** -0.5
-        self.qkv = nn.Linear(dim, 3 * dim)
-        self.proj = nn.Linear(dim, dim)
-
-    def project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """(B, T, D) → queries, keys, values, each (B, heads, T, D/heads)."""
-        batch, tokens, dim = x.shape
-        qkv = self.qkv(x).reshape(batch, tokens, 3, self.heads, dim // self.heads).permute(2, 0, 3, 1, 4)
-        return qkv[0], qkv[1], qkv[2]
-
-    def cls_row(self, q: Tensor, k: Tensor) -> Tensor:
-        """CLS's attention to every token, mean over heads, float32 (B, T): one row, never the T×T map."""
-        logits = (q[:, :, :1] * self.scale) @ k.transpose(-2, -1)
-        row: Tensor = logits.float().softmax(dim=-1).mean(dim=(1, 2))
-        return row
-
-    def mix(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """What each token gathers from the others, (B, T, D)."""
-        weights = ((q * self.scale) @ k.transpose(-2, -1)).softmax(dim=-1)
-        gathered: Tensor = self.proj((weights @ v).transpose(1, 2).flatten(2))
-        return gathered
-
-
-class Mlp(nn.Module):
-    """Two linear layers with a GELU between them."""
-
-    def __init__(self, dim: int) -> None:
-        super().__init__()
-        self.fc1 = nn.Linear(dim, MLP_RATIO * dim)
-        self.fc2 = nn.Linear(MLP_RATIO * dim, dim)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, T, D) → (B, T, D)."""
-        return self.fc2(functional.gelu(self.fc1(x)))  # type: ignore[no-any-return]  # nn.Module calls are untyped
-
-
-class LayerScale(nn.Module):
-    """One learned factor per channel."""
-
-    def __init__(self, dim: int) -> None:
-        super().__init__()
-        self.gamma = nn.Parameter(torch.ones(dim))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, T, D) → (B, T, D)."""
-        return x * self.gamma
-
-
-class Block(nn.Module):
-    """Pre-norm transformer block."""
-
-    def __init__(self, spec: VitSpec) -> None:
-        super().__init__()
-        self.norm1 = nn.LayerNorm(spec.dim, eps=LAYER_NORM_EPS)
-        self.attn = Attention(spec.dim, spec.heads)
-        self.ls1 = LayerScale(spec.dim) if spec.layer_scale else nn.Identity()
-        self.norm2 = nn.LayerNorm(spec.dim, eps=LAYER_NORM_EPS)
-        self.mlp = Mlp(spec.dim)
-        self.ls2 = LayerScale(spec.dim) if spec.layer_scale else nn.Identity()
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, T, D) → (B, T, D)."""
-        return self.step(x, self.attn.project(self.norm1(x)))
-
-    def forward_with_cls_row(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """The block's output, and CLS's attention to every token in it, (B, T)."""
-        q, k, v = self.attn.project(self.norm1(x))
-        return self.step(x, (q, k, v)), self.attn.cls_row(q, k)
-
-    def cls_row(self, x: Tensor) -> Tensor:
-        """CLS's attention to every token, (B, T), and nothing else of the block."""
-        q, k, _ = self.attn.project(self.norm1(x))
-        return self.attn.cls_row(q, k)
-
-    def step(self, x: Tensor, qkv: tuple[Tensor, Tensor, Tensor]) -> Tensor:
-        """Both residual branches, queries, keys and values given."""
-        x = x + self.ls1(self.attn.mix(*qkv))
-        return x + self.ls2(self.mlp(self.norm2(x)))  # type: ignore[no-any-return]  # nn.Module calls are untyped
-
-
-class PatchEmbed(nn.Module):
-    """One token per patch."""
-
-    def __init__(self, spec: VitSpec) -> None:
-        super().__init__()
-        self.proj = nn.Conv2d(3, spec.dim, kernel_size=spec.patch_px, stride=spec.patch_px)
-
-    def forward(self, pixels: Tensor) -> Tensor:
-        """(B, 3, H, W) → (B, N, D), row by row of the grid."""
-        return self.proj(pixels).flatten(2).transpose(1, 2)  # type: ignore[no-any-return]  # as above
+from export.vit_blocks import Block, PatchEmbed, RotaryEmbedding, Turns
 
 
 class VisionTransformer(nn.Module):
@@ -122,15 +25,23 @@ class VisionTransformer(nn.Module):
         super().__init__()
         self.spec = spec
         self.cls_token = nn.Parameter(torch.zeros(1, 1, spec.dim))
-        self.pos_embed = nn.Parameter(torch.zeros(1, 1 + spec.pos_grid**2, spec.dim))
+        if spec.rotary:
+            self.rope_embed = RotaryEmbedding(spec)
+            self.register_buffer("cos", None, persistent=False)
+            self.register_buffer("sin", None, persistent=False)
+        else:
+            self.pos_embed = nn.Parameter(torch.zeros(1, 1 + spec.pos_grid**2, spec.dim))
         if spec.registers:
             self.register_tokens = nn.Parameter(torch.zeros(1, spec.registers, spec.dim))
         self.patch_embed = PatchEmbed(spec)
         self.blocks = nn.ModuleList(Block(spec) for _ in range(spec.depth))
-        self.norm = nn.LayerNorm(spec.dim, eps=LAYER_NORM_EPS)
+        self.norm = nn.LayerNorm(spec.dim, eps=spec.norm_eps)
 
     def fix_grid(self, grid_hw: tuple[int, int]) -> None:
-        """Bring the position embedding to the patch grid of one input size, once and for all."""
+        """Bring the position embedding, or the rotation, to the patch grid of one input size, once and for all."""
+        if self.spec.rotary:
+            self.cos, self.sin = self.rope_embed(grid_hw)
+            return
         self.pos_embed = nn.Parameter(
             interpolated_pos_embed(
                 self.pos_embed.detach(),
@@ -141,13 +52,20 @@ class VisionTransformer(nn.Module):
             requires_grad=False,
         )
 
+    @property
+    def turns(self) -> Turns | None:
+        """The rotation of every token on the grid that was fixed; None without one."""
+        return (self.get_buffer("cos"), self.get_buffer("sin")) if self.spec.rotary else None
+
     def embed(self, pixels: Tensor) -> Tensor:
         """Pixels (B, 3, H, W) → tokens before the first block (B, 1 + registers + N, D).
 
         The grid must be the one that the position embedding is for (see :meth:`fix_grid`).
         """
-        patches = self.patch_embed(pixels) + self.pos_embed[:, 1:]
-        prefix = self.cls_token + self.pos_embed[:, :1]
+        patches: Tensor = self.patch_embed(pixels)
+        prefix: Tensor = self.cls_token
+        if not self.spec.rotary:
+            patches, prefix = patches + self.pos_embed[:, 1:], prefix + self.pos_embed[:, :1]
         if self.spec.registers:
             prefix = torch.cat((prefix, self.register_tokens), dim=1)
         return torch.cat((prefix.expand(patches.shape[0], -1, -1), patches), dim=1)
@@ -156,7 +74,7 @@ class VisionTransformer(nn.Module):
         """Pixels (B, 3, H, W) → all tokens after the final norm (B, 1 + registers + N, D)."""
         x = self.embed(pixels)
         for block in self.blocks:
-            x = block(x)
+            x = block(x, self.turns)
         return self.norm(x)  # type: ignore[no-any-return]  # as above
 
 
@@ -234,17 +152,17 @@ class PatchFeatures(nn.Module):
     def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
         """Pixels float32 (B, 3, H, W) → tokens float32 (B, N, D), unit norm, and attention float32 (B, N)."""
         x = self.vit.embed(pixels.to(self.vit.cls_token.dtype))
-        first_patch = self.vit.spec.prefix_tokens
+        first_patch, turns = self.vit.spec.prefix_tokens, self.vit.turns
         chosen: list[Tensor] = []
         attention = x.new_empty(0)
         for index, module in enumerate(self.vit.blocks):
             block = cast("Block", module)
             if index == self.attention_layer and index > max(self.layers):
-                attention = block.cls_row(x)
+                attention = block.cls_row(x, turns)
             elif index == self.attention_layer:
-                x, attention = block.forward_with_cls_row(x)
+                x, attention = block.forward_with_cls_row(x, turns)
             else:
-                x = block(x)
+                x = block(x, turns)
             if index in self.layers:
                 chosen.append(x[:, first_patch:].float())
         return self.joined(chosen), attention[:, first_patch:]

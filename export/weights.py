@@ -23,6 +23,7 @@ from edge_uad.errors import UsageError
 from edge_uad.records import Join
 
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+Sha256Start = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{8,63}$")]
 HttpUrl = Annotated[AnyUrl, UrlConstraints(allowed_schemes=["https", "http"])]
 Channels = tuple[float, float, float]
 
@@ -48,6 +49,7 @@ class UrlSource(BaseModel):
 
     url: HttpUrl
     sha256: Sha256 | None
+    sha256_start: Sha256Start | None = None
 
     @model_validator(mode="after")
     def _open_only_with_digest(self) -> Self:
@@ -89,10 +91,12 @@ class NamedBackbone(BaseModel):
 
     arch: Literal["vit_tiny", "vit_small", "vit_base"]
     patch_px: Annotated[int, Field(gt=0)]
-    pos_grid: Annotated[int, Field(gt=0)]
+    pos_grid: Annotated[int, Field(ge=0)]
     layer_scale: bool = False
     registers: Annotated[int, Field(ge=0)] = 0
+    gated: bool = False
     licence: str
+    terms: HttpUrl | None = None
     mean: Channels = IMAGENET_MEAN
     std: Channels = IMAGENET_STD
     input_px: Annotated[int, Field(gt=0)] = PAPER_INPUT_PX

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 if TYPE_CHECKING:
+    from edge_uad.records import Float32
     from export.architecture import VitSpec, VitWeights
 
 TINY_PATCH_PX = 16
@@ -40,9 +41,15 @@ def export_tiny_model(
 
 
 def random_weights(
-    *, seed: int = 0, depth: int = TINY_DEPTH, pos_grid: int = 4, layer_scale: bool = False, registers: int = 0
+    *,
+    seed: int = 0,
+    depth: int = TINY_DEPTH,
+    pos_grid: int = 4,
+    layer_scale: bool = False,
+    registers: int = 0,
+    gated: bool = False,
 ) -> "VitWeights":
-    """A ViT-Tiny with every tensor drawn at random, the norms and factors about 1."""
+    """A ViT-Tiny with every tensor drawn at random, the norms and factors about 1; DINOv3's kind if pos_grid is 0."""
     from export.architecture import VitSpec  # noqa: PLC0415  # as above
 
     spec = VitSpec(
@@ -53,17 +60,29 @@ def random_weights(
         pos_grid=pos_grid,
         layer_scale=layer_scale,
         registers=registers,
+        gated=gated,
     )
     return drawn_weights(spec, seed=seed)
 
 
 def drawn_weights(spec: "VitSpec", *, seed: int = 0) -> "VitWeights":
-    """Weights of any architecture, every tensor drawn at random, the norms and factors about 1."""
-    from export.architecture import fit, tensor_shapes  # noqa: PLC0415  # as above
+    """Weights of any architecture, every tensor drawn at random, the norms and factors about 1, periods as they are.
+
+    Periods are rounded to bfloat16, as in the published files, so that nothing can take computed ones for them.
+    """
+    from export.architecture import PERIODS, fit, tensor_shapes  # noqa: PLC0415  # as above
+    from export.position import rotation_periods  # noqa: PLC0415  # as above
 
     rng = np.random.default_rng(seed)
     state = {}
     for name, shape in tensor_shapes(spec).items():
         noise = rng.standard_normal(shape, dtype=np.float32)
         state[name] = 1 + np.float32(0.1) * noise if name.endswith(ABOUT_ONE) else np.float32(0.05) * noise
+    if spec.rotary:
+        state[PERIODS] = rounded_to_bfloat16(rotation_periods(spec.head_dim))
     return fit(spec, state)
+
+
+def rounded_to_bfloat16(array: "Float32") -> "Float32":
+    """The same numbers with 8 bits of mantissa, cut off."""
+    return (array.view(np.uint32) & 0xFFFF0000).view(np.float32)

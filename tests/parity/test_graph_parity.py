@@ -71,8 +71,18 @@ def test_every_architecture(name: str) -> None:
     assert_same(by_reference(weights, request, pixels), expected)
 
 
-@pytest.mark.parametrize("registers", [0, 4])
-@pytest.mark.parametrize("layer_scale", [False, True])
+KINDS: list[dict[str, Any]] = [
+    {},
+    {"layer_scale": True},
+    {"registers": 4},
+    {"layer_scale": True, "registers": 4},
+    {"layer_scale": True, "registers": 4, "pos_grid": 0},
+    {"layer_scale": True, "registers": 4, "pos_grid": 0, "gated": True},
+]
+"""Of ViT-Tiny: as DINO, DINOv2 with and without registers and DINOv3 have it, and one that nobody has."""
+
+
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize(
     "settings",
     [
@@ -91,8 +101,8 @@ def test_every_architecture(name: str) -> None:
     ],
 )
 @pytest.mark.parametrize("input_hw", [(64, 64), (96, 160)])
-def test_every_setting(settings: dict[str, Any], input_hw: tuple[int, int], layer_scale: bool, registers: int) -> None:
-    weights = random_weights(seed=3, layer_scale=layer_scale, registers=registers)
+def test_every_setting(settings: dict[str, Any], input_hw: tuple[int, int], kind: dict[str, Any]) -> None:
+    weights = random_weights(seed=3, **kind)
     request = request_of(input_hw=input_hw, **settings)
     pixels = images(request)
     expected = by_torch(weights, request, pixels)
@@ -109,15 +119,16 @@ def test_every_setting(settings: dict[str, Any], input_hw: tuple[int, int], laye
         {"layers": (0, 2), "attention_layer": 1, "join": "levels"},
     ],
 )
-@pytest.mark.parametrize("registers", [0, 4])
-def test_half_precision(settings: dict[str, Any], registers: int) -> None:
-    weights = random_weights(seed=5, layer_scale=True, registers=registers)
+@pytest.mark.parametrize("kind", KINDS[1:])
+def test_half_precision(settings: dict[str, Any], kind: dict[str, Any]) -> None:
+    weights = random_weights(seed=5, **kind)
     request = request_of(input_hw=(64, 64), precision="fp16", **settings)
     pixels = images(request)
     assert_same(by_onnx_runtime(weights, request, pixels), by_torch(weights, request, pixels), tolerance=2e-3)
 
 
-def test_the_same_weights_and_request_give_the_same_bytes() -> None:
+@pytest.mark.parametrize("kind", KINDS[3:])
+def test_the_same_weights_and_request_give_the_same_bytes(kind: dict[str, Any]) -> None:
     request = request_of(input_hw=(96, 64), layers=(0, 2), attention_layer=1, neighbourhood=3)
-    first, again = (onnx_bytes(random_weights(layer_scale=True, registers=4), request) for _ in range(2))
+    first, again = (onnx_bytes(random_weights(**kind), request) for _ in range(2))
     assert first == again

@@ -2,6 +2,7 @@
 
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -34,7 +35,8 @@ _erf = np.vectorize(math.erf)
 
 def layer_norm(x: Array, weights: dict[str, Array], name: str) -> Array:
     centred = x - x.mean(axis=-1, keepdims=True)
-    scaled = centred / np.sqrt((centred**2).mean(axis=-1, keepdims=True) + 1e-6)
+    eps = 1e-5 if "rope_embed.periods" in weights else 1e-6
+    scaled = centred / np.sqrt((centred**2).mean(axis=-1, keepdims=True) + eps)
     return scaled * weights[f"{name}.weight"] + weights[f"{name}.bias"]
 
 
@@ -42,7 +44,32 @@ def linear(x: Array, weights: dict[str, Array], name: str) -> Array:
     return x @ weights[f"{name}.weight"].T + weights[f"{name}.bias"]
 
 
-def numpy_block(x: Array, weights: dict[str, Array], index: int, heads: int) -> tuple[Array, Array]:
+def numpy_turned(head: Array, periods: Array, grid_hw: tuple[int, int], first_patch: int) -> Array:
+    """DINOv3's rotation of one head's (T, d): channels as complex numbers, one angle after the other."""
+    half, quarter = head.shape[1] // 2, head.shape[1] // 4
+    pairs = head[:, :half] + 1j * head[:, half:]
+    for row in range(grid_hw[0]):
+        for column in range(grid_hw[1]):
+            token = first_patch + row * grid_hw[1] + column
+            up_down = 2 * (row + 0.5) / grid_hw[0] - 1
+            left_right = 2 * (column + 0.5) / grid_hw[1] - 1
+            pairs[token, :quarter] *= np.exp(2j * math.pi * up_down / periods)
+            pairs[token, quarter:] *= np.exp(2j * math.pi * left_right / periods)
+    return np.concatenate([pairs.real, pairs.imag], axis=1)
+
+
+def numpy_feed_forward(x: Array, weights: dict[str, Array], prefix: str) -> Array:
+    if f"{prefix}.mlp.w1.weight" in weights:
+        gate = linear(x, weights, f"{prefix}.mlp.w1")
+        opened = gate / (1 + np.exp(-gate)) * linear(x, weights, f"{prefix}.mlp.w2")
+        return linear(opened, weights, f"{prefix}.mlp.w3")
+    hidden = linear(x, weights, f"{prefix}.mlp.fc1")
+    return linear(0.5 * hidden * (1 + _erf(hidden / math.sqrt(2))), weights, f"{prefix}.mlp.fc2")
+
+
+def numpy_block(
+    x: Array, weights: dict[str, Array], index: int, heads: int, grid_hw: tuple[int, int]
+) -> tuple[Array, Array]:
     """Tokens after the block, and the whole attention map (heads, T, T), in float64 and head by head."""
     prefix = f"blocks.{index}"
     dim = x.shape[-1]
@@ -52,15 +79,20 @@ def numpy_block(x: Array, weights: dict[str, Array], index: int, heads: int) -> 
     gathered, maps = [], []
     for head in range(heads):
         columns = slice(head * dim // heads, (head + 1) * dim // heads)
-        logits = queries[:, columns] @ keys[:, columns].T / math.sqrt(dim / heads)
+        mine, theirs = queries[:, columns], keys[:, columns]
+        if "rope_embed.periods" in weights:
+            first_patch = len(x) - grid_hw[0] * grid_hw[1]
+            mine, theirs = (
+                numpy_turned(part, weights["rope_embed.periods"], grid_hw, first_patch) for part in (mine, theirs)
+            )
+        logits = mine @ theirs.T / math.sqrt(dim / heads)
         attention = np.exp(logits - logits.max(axis=1, keepdims=True))
         attention /= attention.sum(axis=1, keepdims=True)
         maps.append(attention)
         gathered.append(attention @ values[:, columns])
     branch = linear(np.concatenate(gathered, axis=1), weights, f"{prefix}.attn.proj")
     x = x + branch * weights.get(f"{prefix}.ls1.gamma", 1.0)
-    hidden = linear(layer_norm(x, weights, f"{prefix}.norm2"), weights, f"{prefix}.mlp.fc1")
-    branch = linear(0.5 * hidden * (1 + _erf(hidden / math.sqrt(2))), weights, f"{prefix}.mlp.fc2")
+    branch = numpy_feed_forward(layer_norm(x, weights, f"{prefix}.norm2"), weights, prefix)
     return x + branch * weights.get(f"{prefix}.ls2.gamma", 1.0), np.stack(maps)
 
 
@@ -81,12 +113,13 @@ def numpy_features(
         for y in range(rows)
         for x in range(columns)
     ]
-    patches_at_places = np.array(patches) + weights["patch_embed.proj.bias"] + weights["pos_embed"][0, 1:]
-    cls = weights["cls_token"][0] + weights["pos_embed"][0, :1]
+    places = weights.get("pos_embed", np.zeros((1, 1 + rows * columns, vit.spec.dim)))
+    patches_at_places = np.array(patches) + weights["patch_embed.proj.bias"] + places[0, 1:]
+    cls = weights["cls_token"][0] + places[0, :1]
     tokens = np.concatenate([cls, *([weights["register_tokens"][0]] if vit.spec.registers else []), patches_at_places])
     after, maps = [], []
     for index in range(vit.spec.depth):
-        tokens, attention = numpy_block(tokens, weights, index, vit.spec.heads)
+        tokens, attention = numpy_block(tokens, weights, index, vit.spec.heads, (rows, columns))
         after.append(tokens)
         maps.append(attention)
     read = [after[layer][first_patch:] for layer in layers]
@@ -99,13 +132,22 @@ def tiny_request(**changes: object) -> ExportRequest:
     return ExportRequest(**{**asked, "weights_sha256": "0" * 64, **changes})  # type: ignore[arg-type]  # keywords by name
 
 
-@pytest.mark.parametrize("registers", [0, 4])
-@pytest.mark.parametrize("layer_scale", [False, True])
+@pytest.mark.parametrize(
+    "kind",
+    [
+        {},
+        {"layer_scale": True},
+        {"registers": 4},
+        {"layer_scale": True, "registers": 4},
+        {"layer_scale": True, "registers": 4, "pos_grid": 0},
+        {"layer_scale": True, "registers": 4, "pos_grid": 0, "gated": True},
+    ],
+)
 @pytest.mark.parametrize(("layers", "attention_layer"), [((0, 1), 1), ((0, 2), 1), ((1,), 2), ((0,), 0)])
 def test_both_outputs_are_what_the_algorithm_says(
-    registers: int, layer_scale: bool, layers: tuple[int, ...], attention_layer: int
+    kind: dict[str, Any], layers: tuple[int, ...], attention_layer: int
 ) -> None:
-    vit = random_weights(seed=3, registers=registers, layer_scale=layer_scale)
+    vit = random_weights(seed=3, **kind)
     image = np.random.default_rng(4).standard_normal((3, 64, 64))
     tokens, attention = numpy_features(vit, image, layers, attention_layer)
 

@@ -276,6 +276,31 @@ class TestFetch:
         with pytest.raises(WeightsError, match="pinned when it was first fetched"):
             fetch_weights("mine", console, table)
 
+    def test_a_file_whose_digest_starts_otherwise_than_the_publisher_says_is_refused_before_it_is_pinned(
+        self, console: Console, cache: Path
+    ) -> None:
+        by_hand = cache / "weights" / "mine" / "mine.safetensors"
+        by_hand.parent.mkdir(parents=True)
+        url = AnyUrl("https://publisher.invalid/mine.safetensors")
+        save_file(dict(drawn_weights(spec_of(row(UrlSource(url=url, sha256=None)))).state), by_hand)
+        digest = hashlib.sha256(by_hand.read_bytes()).hexdigest()
+
+        other = "0" * 8 if digest[0] != "0" else "1" * 8
+        with pytest.raises(WeightsError, match=f"the publisher's begins with {other}"):
+            fetch_weights("mine", console, {"mine": row(UrlSource(url=url, sha256=None, sha256_start=other))})
+        assert not by_hand.with_name("mine.safetensors.sha256").exists()
+
+        table = {"mine": row(UrlSource(url=url, sha256=None, sha256_start=digest[:8]))}
+        assert fetch_weights("mine", console, table) == by_hand
+
+    def test_weights_that_nobody_gets_without_consent_say_where_it_is_given(
+        self, publisher: Publisher, console: Console
+    ) -> None:
+        refused = UrlSource(url=AnyUrl(publisher.url), sha256="0" * 64)
+        terms = AnyUrl("https://publisher.invalid/terms")
+        with pytest.raises(WeightsError, match=r"accept its licence at https://publisher\.invalid/terms, fetch "):
+            fetch_weights("mine", console, {"mine": row(refused).model_copy(update={"terms": terms})})
+
     def test_a_cache_that_cannot_be_written_names_the_setting(
         self, console: Console, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:

@@ -86,6 +86,47 @@ def _hugging_face(state: State, names: dict[str, str]) -> State:
     return renamed
 
 
+def published_dinov3(state: State) -> State:
+    """DINOv3's own layout, with all that it holds besides the backbone; the keys' bias is there, and masked."""
+    renamed = {"storage_tokens" if key == "register_tokens" else key: tensor for key, tensor in state.items()}
+    for key in [key for key in renamed if key.endswith("attn.qkv.bias")]:
+        mask = np.ones(3 * 192, np.float32)
+        mask[192 : 2 * 192] = 0
+        renamed[f"{key}_mask"] = mask
+    norms = {f"{name}.{part}": zeros(192) for name in ("cls_norm", "local_cls_norm") for part in ("weight", "bias")}
+    return {**renamed, **norms, "mask_token": zeros(1, 192)}
+
+
+def hugging_face_dinov3(state: State, *, place: str = "layer", prefix: str = "") -> State:
+    """The key layout of DINOv3ViTModel: neither the periods nor the bias of the keys."""
+    gated = any(".mlp.w1." in key for key in state)
+    names = {"attn.proj": "attention.o_proj", "norm1": "norm1", "norm2": "norm2"} | (
+        {"mlp.w1": "mlp.gate_proj", "mlp.w2": "mlp.up_proj", "mlp.w3": "mlp.down_proj"}
+        if gated
+        else {"mlp.fc1": "mlp.up_proj", "mlp.fc2": "mlp.down_proj"}
+    )
+    renamed: State = {"embeddings.mask_token": zeros(1, 1, 192)}
+    for key, tensor in state.items():
+        if key.startswith("patch_embed.proj."):
+            renamed[f"embeddings.patch_embeddings.{key.rsplit('.', 1)[1]}"] = tensor
+        elif key in {"cls_token", "register_tokens"}:
+            renamed[f"embeddings.{key}"] = tensor
+        elif key.startswith("norm."):
+            renamed[key] = tensor
+        elif key.startswith("blocks."):
+            _, block, rest = key.split(".", 2)
+            stem, kind = rest.rsplit(".", 1)
+            if stem == "attn.qkv":
+                parts = dict(zip("qkv", np.split(tensor, 3), strict=True))
+                present = "qv" if kind == "bias" else "qkv"
+                renamed |= {f"{place}.{block}.attention.{part}_proj.{kind}": parts[part].copy() for part in present}
+            elif stem.startswith("ls"):
+                renamed[f"{place}.{block}.layer_scale{stem[2]}.lambda1"] = tensor
+            else:
+                renamed[f"{place}.{block}.{names[stem]}.{kind}"] = tensor
+    return {f"{prefix}{key}": tensor for key, tensor in renamed.items()}
+
+
 def dino_training_checkpoint(state: State) -> dict[str, object]:
     """DINO's full checkpoint: student and teacher with their heads, and the command line."""
     head = {"module.head.mlp.0.weight": zeros(4, 192), "module.head.last_layer.weight_v": zeros(3, 4)}
@@ -173,6 +214,61 @@ def test_half_precision_is_widened(tmp_path: Path) -> None:
     save_file(halves, tmp_path / "half.safetensors")
     read = read_custom_weights(tmp_path / "half.safetensors", arch="vit_tiny", patch_px=16)
     assert same(read.state, {key: tensor.astype(np.float32) for key, tensor in halves.items()})
+
+
+DINOV3: dict[str, Callable[[State], State]] = {
+    "published": published_dinov3,
+    "published, module.": lambda state: {f"module.{key}": tensor for key, tensor in published_dinov3(state).items()},
+    "Hugging Face": hugging_face_dinov3,
+    "Hugging Face in memory": lambda state: hugging_face_dinov3(state, place="model.layer"),
+    "Hugging Face, part of a larger model": lambda state: {
+        **hugging_face_dinov3(state, prefix="dinov3_vit."),
+        "classifier.weight": zeros(10, 192),
+    },
+}
+
+
+@pytest.mark.parametrize("gated", [False, True])
+@pytest.mark.parametrize("layout", DINOV3)
+def test_every_layout_of_dinov3_reads_to_the_same_weights(layout: str, gated: bool, tmp_path: Path) -> None:
+    weights = random_weights(seed=1, depth=2, layer_scale=True, registers=4, pos_grid=0, gated=gated)
+    path = tmp_path / "model.safetensors"
+    save_file(DINOV3[layout](dict(weights.state)), path)
+    read = read_custom_weights(path, arch="vit_tiny", patch_px=16)
+    assert read.spec == weights.spec
+    expected = dict(weights.state)
+    if "Hugging Face" in layout:  # its model computes the periods, and in float32
+        expected["rope_embed.periods"] = 100 ** (np.arange(16, dtype=np.float32) / 16)
+    for index in range(2):
+        bias = expected[f"blocks.{index}.attn.qkv.bias"].copy()
+        bias[192 : 2 * 192] = 0
+        expected[f"blocks.{index}.attn.qkv.bias"] = bias
+    assert set(read.state) == set(expected)
+    for key, tensor in expected.items():
+        np.testing.assert_allclose(read.state[key], tensor, rtol=1e-6 if "periods" in key else 0, err_msg=key)
+
+
+def test_a_mask_that_fits_no_bias_is_refused(tmp_path: Path) -> None:
+    state = published_dinov3(dict(random_weights(depth=1, layer_scale=True, registers=4, pos_grid=0).state))
+    state["blocks.0.attn.qkv.bias_mask"] = zeros(7)
+    assert "unknown keys: blocks.0.attn.qkv.bias_mask" in refusal(state, tmp_path)
+
+
+def test_a_named_dinov3_without_its_periods_is_refused(tmp_path: Path) -> None:
+    weights = random_weights(depth=1, layer_scale=True, registers=4, pos_grid=0)
+    state = dict(weights.state)
+    del state["rope_embed.periods"]
+    save_file(state, tmp_path / "checkpoint.safetensors")
+    with pytest.raises(WeightsError, match=r"missing keys: rope_embed\.periods"):
+        read_weights(tmp_path / "checkpoint.safetensors", weights.spec)
+
+
+def test_dinov3_of_hugging_face_without_one_of_query_key_value_is_refused(tmp_path: Path) -> None:
+    state = hugging_face_dinov3(dict(random_weights(depth=1, layer_scale=True, registers=4, pos_grid=0).state))
+    del state["layer.0.attention.v_proj.weight"]
+    refused = refusal(state, tmp_path)
+    assert "missing keys: blocks.0.attn.qkv.weight" in refused
+    assert "unknown keys: layer.0.attention.k_proj.weight, layer.0.attention.q_proj.weight" in refused
 
 
 def test_bfloat16_is_widened(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """An int8 model computes its products with weights in int8, and nothing else."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -39,19 +40,28 @@ def good(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     return files
 
 
-@pytest.mark.parametrize("layer_scale", [False, True])
+@pytest.mark.parametrize(
+    "kind",
+    [
+        {},
+        {"layer_scale": True},
+        {"layer_scale": True, "registers": 4, "pos_grid": 0},
+        {"layer_scale": True, "registers": 4, "pos_grid": 0, "gated": True},
+    ],
+)
 def test_products_with_weights_are_int8_and_their_results_float(
-    layer_scale: bool, good: list[Path], tmp_path: Path
+    kind: dict[str, Any], good: list[Path], tmp_path: Path
 ) -> None:
     path = tmp_path / "int8.onnx"
-    export_int8(random_weights(layer_scale=layer_scale), request(), path, good=good)
+    differences = export_int8(random_weights(**kind), request(), path, good=good)
+    assert all(0 < difference.largest < 0.1 for difference in differences)
 
     assert open_backbone(path).card.precision == "int8"
     graph = onnx.load(path).graph
     dequantised = {node.output[0] for node in graph.node if node.op_type == "DequantizeLinear"}
     products = [node for node in graph.node if node.op_type in {"MatMul", "Gemm"}]
     in_int8 = [node for node in products if set(node.input[:2]) <= dequantised]
-    assert len(in_int8) == BLOCKS * PRODUCTS_PER_BLOCK
+    assert len(in_int8) == BLOCKS * PRODUCTS_PER_BLOCK, "a gate and what it opens are one product"
     assert all(not set(node.input) & dequantised for node in products if node not in in_int8)
     quantised = {node.input[0] for node in graph.node if node.op_type == "QuantizeLinear"}
     assert not quantised & {node.output[0] for node in products}
