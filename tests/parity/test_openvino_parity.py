@@ -1,6 +1,7 @@
 """OpenVINO computes what ONNX Runtime computes, from the same file."""
 
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -13,6 +14,9 @@ from edge_uad.interfaces import Backbone  # as above
 from edge_uad.records import Frame  # as above
 from edge_uad.runtime.assemble import load_backbone, load_inspector  # after the skip
 from edge_uad.sources.decode import read_image  # as above
+from export.request import ExportRequest  # as above
+from export.to_onnx import export_onnx  # as above
+from tests.models import random_weights  # as above
 from tests.unit.inference.test_backbones import drawn_model  # as above
 
 
@@ -32,6 +36,26 @@ def test_tokens_and_attention_are_those_of_onnx_runtime(tiny: Backbone, tiny_mod
         assert ours.tokens.dtype == ours.attention.dtype == np.float32
         np.testing.assert_allclose(ours.tokens, theirs.tokens, atol=1e-5)
         np.testing.assert_allclose(ours.attention, theirs.attention, atol=1e-5)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_so_are_those_of_dinov3(precision: Literal["fp32", "fp16"], tmp_path: Path) -> None:
+    request = ExportRequest(
+        backbone="drawn",
+        input_hw=(64, 64),
+        layers=(0, 1),
+        attention_layer=2,
+        licence="none",
+        weights_sha256="0" * 64,
+        precision=precision,
+    )
+    path = tmp_path / "m.onnx"
+    export_onnx(random_weights(layer_scale=True, registers=4, pos_grid=0, gated=True), request, path)
+    (ours,) = open_backbone(path, provider="openvino", threads=2).embed(noise(1))
+    (theirs,) = open_backbone(path).embed(noise(1))
+    atol = 1e-5 if precision == "fp32" else 2e-3
+    np.testing.assert_allclose(ours.tokens, theirs.tokens, atol=atol)
+    np.testing.assert_allclose(ours.attention, theirs.attention, atol=atol)
 
 
 def test_an_embedding_depends_on_its_own_image_alone_and_is_repeated_to_the_bit(tiny: Backbone) -> None:

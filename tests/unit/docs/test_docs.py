@@ -6,10 +6,12 @@ from pathlib import Path
 import pytest
 
 from edge_uad.records import StationStatus, Verdict
+from export.weights import weights_table
 from tests.commands import leaves
 
 ROOT = Path(__file__).parents[3]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+BACKBONES = re.compile(r"^\| (`\w+`(?:, `\w+`)*) \| [^|]+ \| ([^|]+) px \| ([^|]+) \|$", re.MULTILINE)
 
 
 def test_the_readmes_subscriber_is_the_tested_one() -> None:
@@ -45,3 +47,16 @@ def test_links_between_documents_lead_somewhere(document: Path) -> None:
     for target in re.findall(r"\]\(([^)#]+)", document.read_text(encoding="utf-8")):
         if not target.startswith("http"):
             assert (document.parent / target).exists(), target
+
+
+def test_the_readme_lists_the_named_backbones_with_patch_and_licence() -> None:
+    listed = {
+        name: (patches.split(" or "), licence)
+        for names, patches, licence in BACKBONES.findall(README)
+        for name in re.findall(r"`(\w+)`", names)
+    }
+    assert set(listed) == set(weights_table())
+    for name, row in weights_table().items():
+        patches, licence = listed[name]
+        assert str(row.patch_px) in patches
+        assert row.licence == licence
