@@ -296,7 +296,7 @@ class BankManifest:
     """Each good image was scored against a coreset of the images of the other folds."""
     threshold: float
     false_alarm_rate: float
-    """The requested rate; the threshold is the calibration scores' conformal quantile at it."""
+    """The requested rate; the threshold is the calibration scores' quantile at it (docs/calibration.md)."""
     built_at: str
     """ISO 8601, UTC."""
     built_by: str
@@ -314,6 +314,10 @@ class BankManifest:
     background_ratio: float | None = None
     """How far the background of unseen good parts lies from the bank, over how far the part itself does: high
     quantiles of the distances. It decided on the mask; None where that was told, or would leave out nothing."""
+    pixel_threshold: float | None = None
+    """Heat above which a pixel is drawn, from good parts alone; None in banks that were built before there was one."""
+    n_excluded: int = 0
+    """Images left out of the bank and of calibration, by the user's word, because they scored far above the others."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

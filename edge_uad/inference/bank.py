@@ -219,6 +219,7 @@ def _check_ranges(manifest: BankManifest) -> None:
     x, y, w, h = manifest.roi or (0, 0, 1, 1)
     holds = (
         math.isfinite(manifest.threshold) and manifest.threshold >= 0,
+        manifest.pixel_threshold is None or (math.isfinite(manifest.pixel_threshold) and manifest.pixel_threshold >= 0),
         0 < manifest.top_ratio <= 1,
         0 <= manifest.bpm_threshold < 1,
         1 <= manifest.bpm_kernel <= MAX_BPM_KERNEL and manifest.bpm_kernel % 2 == 1,

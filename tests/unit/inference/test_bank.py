@@ -56,6 +56,14 @@ def test_the_bank_id_depends_on_content_alone() -> None:
     assert random_bank().manifest.bank_id != random_bank(seed=1).manifest.bank_id
 
 
+def test_fields_that_were_added_later_are_hashed_only_where_they_say_something() -> None:
+    """The id of a bank as it was before there was a pixel threshold or a count of excluded images."""
+    before = "e67df0a48b21d896e6f31318804b9e987bfaaea8c5b8275786fbe88bfe4f49f4"
+    assert random_bank().manifest.bank_id == before
+    assert random_bank(pixel_threshold=0.2).manifest.bank_id != before
+    assert random_bank(n_excluded=1).manifest.bank_id != before
+
+
 @settings(deadline=None, max_examples=60)
 @given(place=st.floats(0, 1, exclude_max=True), change=st.integers(1, 255))
 def test_any_changed_byte_is_noticed(tmp_path_factory: pytest.TempPathFactory, place: float, change: int) -> None:
@@ -130,6 +138,8 @@ def test_a_manifest_at_odds_with_its_bank_is_refused(tmp_path: Path, changed: di
         {"threshold": float("nan")},
         {"threshold": float("inf")},
         {"threshold": -0.1},
+        {"pixel_threshold": float("nan")},
+        {"pixel_threshold": -0.1},
         {"top_ratio": 0.0},
         {"top_ratio": float("nan")},
         {"neighbours": 0},
