@@ -1,23 +1,30 @@
 """How often are unseen good parts called anomalous? Two ways to calibrate, on the same images.
 
     python benchmarks/calibration.py LEARNED_FOLDER UNSEEN_FOLDER
+    python benchmarks/calibration.py LEARNED_FOLDER UNSEEN_FOLDER --few 10,20,31 --anomalous ANOMALOUS_FOLDER
 
 *cross-fitted*: what build-bank does. *own patches left out*: each image scored against the finished coreset less its
 own patches; cheaper and simpler. For each requested false-alarm rate the rate realised on the unseen good parts.
+
+With ``--few``, banks of so many images, drawn again and again from both folders: the rate that the highest score and
+the fitted tail realise on the others, and what each finds of anomalous ones.
 """
 
 import argparse
+from collections.abc import Sequence
 from itertools import islice
 
 import numpy as np
+from scipy.stats import binom
 
 from bank_tools.bank.build import embed_all
 from bank_tools.bank.calibrate import Coreset, choose_coreset, cross_scores
 from bank_tools.bank.embeddings import EmbeddingStore
+from bank_tools.bank.tail import tail_threshold
 from edge_uad.cli.console import TerminalProgress
 from edge_uad.inference.inspector import ForegroundEmbedding
 from edge_uad.inference.masking import default_kernel
-from edge_uad.inference.scoring import conformal_threshold, image_score
+from edge_uad.inference.scoring import calibration_images_needed, conformal_threshold, image_score
 from edge_uad.inference.search import PatchSearch
 from edge_uad.interfaces import Backbone
 from edge_uad.records import Float32, Geometry
@@ -37,12 +44,20 @@ def main() -> None:
     parser.add_argument("--coreset", type=float, default=0.1)
     parser.add_argument("--bpm-threshold", type=float, default=0.1)
     parser.add_argument("--top-ratio", type=float, default=None, help="default: the model's")
+    parser.add_argument("--few", help="numbers of images by commas, such as 10,20,31")
+    parser.add_argument("--draws", type=int, default=20, help="banks of each number")
+    parser.add_argument("--anomalous", help="folder of defects, with --few")
     options = parser.parse_args()
 
     backbone = load_backbone(provide_default_model())
     top_ratio = backbone.card.top_ratio if options.top_ratio is None else options.top_ratio
     learned = embedded_in(backbone, options.learned, options.bpm_threshold, every=options.every)
     unseen = embedded_in(backbone, options.unseen, options.bpm_threshold)
+    if options.few:
+        anomalous = embedded_in(backbone, options.anomalous, options.bpm_threshold) if options.anomalous else []
+        for n in map(int, options.few.split(",")):
+            measure_few([*learned, *unseen], list(anomalous), n, options=options, top_ratio=top_ratio)
+        return
     coreset = choose_coreset(learned, ratio=options.coreset, seed=0)
     search = PatchSearch(coreset.patches)
     new = np.asarray([score(one, search, top_ratio) for one in unseen])
@@ -55,6 +70,42 @@ def main() -> None:
     for name, scores in ways.items():
         realised = [np.mean(new > conformal_threshold(np.sort(scores), rate)) for rate in RATES]
         print(f"{name:<22}{np.median(scores):8.4f}" + "".join(f"{rate:12.3f}" for rate in realised))
+
+
+def measure_few(
+    good: Sequence[ForegroundEmbedding],
+    anomalous: Sequence[ForegroundEmbedding],
+    n: int,
+    *,
+    options: argparse.Namespace,
+    top_ratio: float,
+) -> None:
+    """Print what the thresholds of banks of ``n`` images realise on the other good ones."""
+    rng = np.random.default_rng(0)
+    found: dict[tuple[float, str], list[tuple[float, float]]] = {}
+    for draw in range(options.draws):
+        order = rng.permutation(len(good))
+        store = EmbeddingStore()
+        for index in order[:n]:
+            store.append(good[index])
+        search = PatchSearch(choose_coreset(store, ratio=options.coreset, seed=draw).patches)
+        others = np.asarray([score(good[index], search, top_ratio) for index in order[n:]])
+        defects = np.asarray([score(one, search, top_ratio) for one in anomalous])
+        scores = cross_scores(store, coreset_ratio=options.coreset, seed=draw, top_ratio=top_ratio, neighbours=1)
+        ascending = np.sort(scores)
+        for rate in (rate for rate in RATES if calibration_images_needed(rate) > n):
+            tail = tail_threshold(ascending, rate, seed=draw)
+            for way, threshold in (("highest", float(ascending[-1])), ("fitted", tail)):
+                recall = float(np.mean(defects > threshold)) if len(defects) else float("nan")
+                found.setdefault((rate, way), []).append((float(np.mean(others > threshold)), recall))
+    for (rate, way), pairs in found.items():
+        realised, recall = np.mean(pairs, axis=0)
+        allowed = binom.ppf(0.975, len(good), rate) / len(good)
+        print(
+            f"{n:4} of {len(good)} good  asked {rate:g}  {way:<8} realised {realised:.3f} "
+            f"(interval up to {allowed:.3f})  recall {recall:.3f}",
+            flush=True,
+        )
 
 
 def embedded_in(backbone: Backbone, folder: str, bpm_threshold: float, *, every: int = 1) -> EmbeddingStore:

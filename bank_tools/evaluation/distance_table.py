@@ -11,6 +11,7 @@ from bank_tools.bank.calibrate import cross_distances, fold_count
 from bank_tools.bank.coreset import coreset_size
 from bank_tools.bank.embeddings import EmbeddingStore
 from bank_tools.bank.recipe import Recipe
+from bank_tools.bank.tail import threshold_of
 from bank_tools.datasets import Sample
 from bank_tools.evaluation.embedding import QUARTER_TURNS, SampleEmbedder
 from bank_tools.evaluation.search import ReferenceSearch
@@ -18,7 +19,7 @@ from bank_tools.evaluation.step_cache import StepCache, Tensors, digest_of
 from bank_tools.evaluation.variant import Variant
 from edge_uad import __version__
 from edge_uad.errors import FrameError, UsageError
-from edge_uad.inference.scoring import conformal_threshold, decide, image_score
+from edge_uad.inference.scoring import decide, image_score
 from edge_uad.progress import Progress
 from edge_uad.records import Decision, Float32, PatchDistances, UInt8
 
@@ -64,7 +65,7 @@ class DistanceTable:
     def threshold(self, recipe: Recipe, grid_hw: tuple[int, int]) -> float | None:
         """Calibrated on the good samples alone; None where there were fewer than two."""
         calibration = self.calibration_scores(top_ratio=recipe.top_ratio, grid_hw=grid_hw)
-        return conformal_threshold(calibration, recipe.false_alarm_rate) if len(calibration) else None
+        return threshold_of(calibration, recipe.false_alarm_rate, seed=recipe.seed) if len(calibration) else None
 
 
 def distances_of(row: Float32, grid_hw: tuple[int, int]) -> PatchDistances:
