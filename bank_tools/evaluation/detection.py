@@ -9,7 +9,7 @@ from bank_tools.datasets import Category, Dataset, Sample
 from bank_tools.datasets.wording import counted, listed
 from bank_tools.evaluation.distance_table import DistanceTable, decision_of, distances_of, measure
 from bank_tools.evaluation.embedding import SampleEmbedder
-from bank_tools.evaluation.localisation import localise
+from bank_tools.evaluation.localisation import localise, pixel_threshold_of
 from bank_tools.evaluation.step_cache import StepCache
 from bank_tools.evaluation.variant import Variant
 from bank_tools.metrics.image import ImageMetrics, LineMetrics, image_metrics, line_metrics
@@ -57,6 +57,8 @@ class CategoryResult:
     warnings: tuple[str, ...]
     skipped_good: tuple[tuple[str, str], ...] = ()
     """Good images that could not be learned, and why."""
+    pixel_threshold: float | None = None
+    """The heat above which a pixel is drawn, and counted by SegF1; None as for the threshold."""
     odd_masks: Mapping[str, Sequence[str]] = field(default_factory=dict)
     """Images whose mask is odd or could not be compared, by the reason."""
 
@@ -223,6 +225,7 @@ def _result(category: Category, table: DistanceTable, context: EvaluationContext
         n_patches=table.n_patches,
         foreground_ratio=table.foreground_ratio,
         threshold=threshold,
+        pixel_threshold=pixel_threshold_of(table, context.sample_embedder.embedder),
         image=image_metrics([one.sample.anomalous for one in scored], [one.score or 0.0 for one in scored]),
         line=None if threshold is None else _line(judged),
         pixel=None if found is None else found.result,

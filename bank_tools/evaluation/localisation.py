@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 
 import numpy as np
@@ -12,16 +12,16 @@ from bank_tools.datasets.masks import MaskError, MaskOddities
 from bank_tools.datasets.wording import counted, listed
 from bank_tools.evaluation.distance_table import DistanceTable, content_digest, distances_of
 from bank_tools.evaluation.step_cache import StepCache, digest_of
-from bank_tools.metrics.pixel import GoodHeat, PixelMetrics, PixelResult
+from bank_tools.metrics.pixel import PixelMetrics, PixelResult
 from edge_uad.errors import FrameError
 from edge_uad.inference.inspector import Embedder
 from edge_uad.inference.overlay import heat_on_image
-from edge_uad.inference.scoring import heatmap
+from edge_uad.inference.scoring import heatmap, hot_area_heat, pixel_threshold
 from edge_uad.progress import Progress
 from edge_uad.records import Float32, UInt8
 
-_MASKS_READ = "masks 2"
-"""Changed when masks are compared differently, so that an older step is not taken for this one."""
+_MASKS_READ = "masks 3"
+"""Changed when masks or thresholds are compared differently, so that an older step is not taken for this one."""
 NOT_READ_AGAIN = "that could be scored and not be read again, left out of the pixel metrics"
 
 
@@ -72,12 +72,19 @@ def _localise(category: Category, table: DistanceTable, embedder: Embedder, prog
     if unread:
         odd[NOT_READ_AGAIN] = unread
         warnings.append(f"{category.name}: {counted(unread, 'image')} {NOT_READ_AGAIN}: {listed(unread)}")
-    return Localisation(metrics.result(_heat_threshold(table, embedder)), tuple(warnings), odd)
+    return Localisation(metrics.result(pixel_threshold_of(table, embedder)), tuple(warnings), odd)
 
 
 def heat_of(row: Float32, image: UInt8, embedder: Embedder) -> Float32:
     """The heat of one table row, (H, W), as the daemon would lay it over the image."""
     return heat_on_image(_heat(row, embedder), image.shape[:2], embedder.preprocessor.placement(image.shape[:2]))
+
+
+def pixel_threshold_of(table: DistanceTable, embedder: Embedder) -> float | None:
+    """From good images alone, each against a bank of others, as in a bank's manifest; None where there are too few."""
+    if not len(table.calibration):
+        return None
+    return pixel_threshold(np.asarray([hot_area_heat(_heat(row, embedder)) for row in table.calibration], np.float32))
 
 
 def _add(metrics: PixelMetrics, sample: Sample, row: Float32, embedder: Embedder, masks: MaskOddities) -> None:
@@ -91,18 +98,6 @@ def _add(metrics: PixelMetrics, sample: Sample, row: Float32, embedder: Embedder
 def _heat(row: Float32, embedder: Embedder) -> Float32:
     card = embedder.backbone.card
     return heatmap(distances_of(row, card.grid_hw), card.input_hw)
-
-
-def _heat_threshold(table: DistanceTable, embedder: Embedder) -> float | None:
-    """SegF1's, from good images alone, each against a bank of others."""
-    good = GoodHeat()
-    for heat in _good_heats(table, embedder):
-        good.add(heat)
-    return good.threshold() if len(table.calibration) else None
-
-
-def _good_heats(table: DistanceTable, embedder: Embedder) -> Iterator[Float32]:
-    return (_heat(row, embedder) for row in table.calibration)
 
 
 def _mask_digest(sample: Sample) -> str:

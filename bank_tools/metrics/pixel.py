@@ -96,7 +96,7 @@ class PixelMetrics:
         """The metrics of what was added so far.
 
         Args:
-            threshold: for SegF1, in heat: chosen on good parts alone, see ``GoodHeat``.
+            threshold: for SegF1, in heat: chosen on good parts alone, see ``pixel_threshold``.
         """
         n_normal, n_anomalous = int(self._normal.sum()), int(self._anomalous.sum())
         segf1 = None if threshold is None or not n_anomalous else self._f1_at(threshold)
@@ -129,34 +129,6 @@ class PixelMetrics:
         at = 0 if threshold <= 0 else int(_bins_of(np.array([threshold], np.float32))[0])
         found, wrong = int(self._anomalous[at:].sum()), int(self._normal[at:].sum())
         return 2 * found / (found + wrong + int(self._anomalous.sum()))
-
-
-class GoodHeat:
-    """The heat of good parts alone, and the threshold for SegF1 that follows from it.
-
-    MVTec AD 2 (Heckler-Kram et al., arXiv 2503.21622) asks for F1 over all pixels at a threshold in which no anomalous
-    image had a say; the usual one is the mean plus three standard deviations over the pixels of good images.
-    """
-
-    def __init__(self) -> None:
-        self._n = 0
-        self._mean = 0.0
-        self._squares = 0.0
-
-    def add(self, heat: Float32) -> None:
-        """Take in one good image's heat, float32 (H, W)."""
-        if not heat.size:
-            return
-        mean, n = float(heat.mean(dtype=np.float64)), heat.size
-        squares = float(np.square(heat - mean, dtype=np.float64).sum())
-        apart, total = mean - self._mean, self._n + n
-        self._squares += squares + apart * apart * self._n * n / total  # Chan et al.: merging two sums of squares
-        self._mean += apart * n / total
-        self._n = total
-
-    def threshold(self, n_sigma: float = 3.0) -> float | None:
-        """Mean plus ``n_sigma`` standard deviations over all pixels; None where nothing was taken in."""
-        return self._mean + n_sigma * (self._squares / self._n) ** 0.5 if self._n else None
 
 
 def area_up_to(x: Curve, y: Curve, limit: float) -> float:

@@ -1,11 +1,8 @@
 """``report.html``: an outcome as one page with tables, charts and the images that matter most."""
 
-import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
-
-from PIL import Image
 
 from bank_tools.evaluation.detection import CategoryResult, EvaluationContext, Judged
 from bank_tools.evaluation.results import Outcome
@@ -13,20 +10,20 @@ from bank_tools.evaluation.step_cache import write_result
 from bank_tools.metrics.image import roc_curve
 from bank_tools.report.charts import Chart, Histogram, RocCurve
 from bank_tools.report.page import Charts, Facts, Gallery, Notices, Picture, Section, Table, page
+from bank_tools.report.pictures import jpeg_of
 from edge_uad.errors import FrameError
-from edge_uad.inference.overlay import overlay
+from edge_uad.inference.overlay import anchor_of, overlay
 from edge_uad.inference.scoring import heatmap
-from edge_uad.records import Decision, UInt8
+from edge_uad.records import Decision
 
 SHOWN_PICTURES = 8
 PICTURE_PX = 300
-JPEG_QUALITY = 82
 
 
 class _Ratio(NamedTuple):
     of_threshold: float
     """The score over the threshold."""
-    threshold: float
+    pixel_threshold: float
     judged: Judged
 
 
@@ -94,9 +91,9 @@ def faults(result: CategoryResult, context: EvaluationContext, *, shown: int) ->
 def _ratios(results: Sequence[CategoryResult]) -> list[_Ratio]:
     """Everything scored, the lowest score over threshold first."""
     ratios = [
-        _Ratio(judged.score / one.threshold, one.threshold, judged)
+        _Ratio(judged.score / one.threshold, one.pixel_threshold, judged)
         for one in results
-        if one.threshold
+        if one.threshold and one.pixel_threshold is not None
         for judged in one.judged
         if judged.score is not None
     ]
@@ -118,14 +115,14 @@ def _hits(ratios: Sequence[_Ratio]) -> list[_Ratio]:
 
 
 def _gallery(title: str, group: Sequence[_Ratio], context: EvaluationContext) -> Section:
-    drawn = [_picture(one.judged, one.of_threshold, one.threshold, context) for one in group]
+    drawn = [_picture(one.judged, one.of_threshold, one.pixel_threshold, context) for one in group]
     pictures = [picture for picture in drawn if picture is not None]
     n_gone = len(drawn) - len(pictures)
     note = f"{n_gone} of {len(drawn)} images were scored but could not be read again." if n_gone else ""
     return Section(title, [Gallery(pictures)], note)
 
 
-def _picture(judged: Judged, ratio: float, threshold: float, context: EvaluationContext) -> Picture | None:
+def _picture(judged: Judged, ratio: float, pixel_threshold: float, context: EvaluationContext) -> Picture | None:
     try:
         image = judged.sample.image()
     except FrameError:
@@ -133,14 +130,6 @@ def _picture(judged: Judged, ratio: float, threshold: float, context: Evaluation
     embedder = context.sample_embedder.embedder
     heat = heatmap(judged.distances(context.grid_hw), embedder.backbone.card.input_hw)
     placement = embedder.preprocessor.placement((image.shape[0], image.shape[1]))
-    drawn = overlay(image, heat, threshold=threshold, placement=placement)
+    drawn = overlay(image, heat, threshold=anchor_of(pixel_threshold), placement=placement)
     caption = f"{judged.category}/{judged.sample.name}: {judged.score:.4f}, {ratio:.2f} of the threshold"
-    return Picture(_jpeg(drawn), judged.decision or "", caption)
-
-
-def _jpeg(picture: UInt8) -> bytes:
-    image = Image.fromarray(picture)
-    image.thumbnail((PICTURE_PX, PICTURE_PX))
-    buffer = io.BytesIO()
-    image.save(buffer, "JPEG", quality=JPEG_QUALITY)
-    return buffer.getvalue()
+    return Picture(jpeg_of(drawn, longest_px=PICTURE_PX), judged.decision or "", caption)

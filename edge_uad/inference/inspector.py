@@ -10,7 +10,7 @@ import numpy as np
 from edge_uad.errors import FrameError
 from edge_uad.inference.bank import PatchBank
 from edge_uad.inference.masking import foreground
-from edge_uad.inference.overlay import at_most, overlay
+from edge_uad.inference.overlay import at_most, overlay, overlay_anchor
 from edge_uad.inference.preprocess import Preprocessor
 from edge_uad.inference.scoring import decide, heatmap, image_score, p_value, peak
 from edge_uad.interfaces import Backbone
@@ -293,7 +293,7 @@ class Inspector:
         if verdict.heatmap is None:
             return picture
         placement = self._embedder.preprocessor.placement(frame.hw).on_scaled(frame.hw, picture.shape[:2])
-        return overlay(picture, verdict.heatmap, threshold=self.threshold, placement=placement)
+        return overlay(picture, verdict.heatmap, threshold=overlay_anchor(self.manifest), placement=placement)
 
     def _peak(self, hw: tuple[int, int], heat: Float32) -> tuple[int, int]:
         height, width = hw

@@ -1,21 +1,33 @@
 """Heat over the picture, on a fixed scale: the same colour means the same distance, on every frame.
 
-The scale is anchored at the bank's threshold: well below it nothing is drawn, the threshold itself is in the middle of
-the colours, twice the threshold and more is the hottest.
+The scale is anchored at the bank's pixel threshold, from which heat is drawn: fainter below half as much again, the
+hottest at two and a half times it. Banks without one, older ones, are drawn from four fifths of their image threshold.
 """
 
 import cv2
 import numpy as np
 
-from edge_uad.records import Bool, Float32, Placement, UInt8
+from edge_uad.records import BankManifest, Bool, Float32, Placement, UInt8
 
 LONGEST_SIDE_PX = 1024
 """Published heatmaps are pictures for people: larger ones are scaled down."""
 HOTTEST_LEVEL = 2.0
-"""In thresholds."""
+"""In anchors; so are the next two."""
 FIRST_SHOWN_LEVEL = 0.8
 FULLY_SHOWN_LEVEL = 1.2
 STRONGEST_BLEND_RATIO = 0.6
+
+
+def overlay_anchor(manifest: BankManifest) -> float:
+    """The heat in the middle of a bank's colours, so that drawing begins at its pixel threshold."""
+    if manifest.pixel_threshold is None:
+        return manifest.threshold
+    return anchor_of(manifest.pixel_threshold)
+
+
+def anchor_of(pixel_threshold: float) -> float:
+    """The heat in the middle of the colours where drawing begins at this heat."""
+    return pixel_threshold / FIRST_SHOWN_LEVEL
 
 
 def overlay(image: UInt8, heat: Float32, *, threshold: float, placement: Placement) -> UInt8:
@@ -24,7 +36,7 @@ def overlay(image: UInt8, heat: Float32, *, threshold: float, placement: Placeme
     Args:
         image: uint8 (H, W, 3), RGB.
         heat: float32 (h, w) at the model's input size.
-        threshold: the bank's.
+        threshold: the heat in the middle of the colours, see :func:`overlay_anchor`.
         placement: where the image lies in the model's input.
 
     Returns:

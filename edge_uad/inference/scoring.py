@@ -8,6 +8,10 @@ import numpy as np
 from edge_uad.records import Decision, Float32, Int, PatchDistances
 
 HEATMAP_SIGMA_PX_AT_224 = 4.0
+HOT_AREA_RATIO = 0.01
+PIXEL_FALSE_ALARM_RATE = 0.01
+PIXEL_THRESHOLD_RATIO = 0.8
+"""Of the hot-area heat that good parts keep below: chosen on real sets with masks (docs/calibration.md)."""
 
 
 def image_score(distances: PatchDistances, *, top_ratio: float) -> float:
@@ -51,6 +55,28 @@ def peak(heat: Float32) -> tuple[float, float]:
     """x, y of the highest heat, at the centre of its pixel."""
     row, column = np.unravel_index(int(heat.argmax()), heat.shape)
     return float(column) + 0.5, float(row) + 0.5
+
+
+def hot_area_heat(heat: Float32) -> float:
+    """The heat that the hottest hundredth of one image's pixels reaches; a hot area, and no single pixel, sets it.
+
+    Args:
+        heat: float32 (h, w), at the model's input size.
+    """
+    rank = max(1, round(HOT_AREA_RATIO * heat.size))
+    return float(np.partition(heat, heat.size - rank, axis=None)[-rank])
+
+
+def pixel_threshold(hot_areas: Float32) -> float:
+    """The heat above which a pixel belongs to a defect: drawn over the picture, and counted by SegF1.
+
+    Four fifths of the hot-area heat that a good part exceeds once in a hundred. The image threshold is no such value:
+    blurred heat is lower than the distances that make the score, and one odd good part raises it beyond every defect.
+
+    Args:
+        hot_areas: (n,), :func:`hot_area_heat` of good parts, each against a bank of others; n ≥ 1.
+    """
+    return PIXEL_THRESHOLD_RATIO * conformal_threshold(np.sort(hot_areas), PIXEL_FALSE_ALARM_RATE)
 
 
 def p_value(score: float, calibration: Float32) -> float:

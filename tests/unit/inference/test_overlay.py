@@ -4,9 +4,10 @@ import cv2
 import numpy as np
 import pytest
 
-from edge_uad.inference.overlay import _blended, at_most, heat_on_image, overlay
+from edge_uad.inference.overlay import _blended, at_most, heat_on_image, overlay, overlay_anchor
 from edge_uad.inference.preprocess import Preprocessor
 from edge_uad.records import Geometry, Placement
+from tests.banks import random_bank
 
 GREY = np.full((60, 80, 3), 120, np.uint8)
 WHOLE = Placement((0.0, 0.0, 80.0, 60.0), (0.0, 0.0, 32.0, 32.0))
@@ -35,6 +36,17 @@ def test_the_scale_is_anchored_at_the_threshold_and_ends_at_twice_that() -> None
     np.testing.assert_array_equal(twice, more)
     assert not np.array_equal(once, twice)
     assert twice[0, 0, 0] > twice[0, 0, 2]  # the hottest is red
+
+
+def test_drawing_begins_at_a_banks_pixel_threshold_and_in_older_banks_at_four_fifths_of_the_image_threshold() -> None:
+    for manifest, first in (
+        (random_bank(threshold=0.5, pixel_threshold=0.3).manifest, 0.3),
+        (random_bank(threshold=0.5).manifest, 0.4),
+    ):
+        anchor = overlay_anchor(manifest)
+        below, above = (overlay(GREY, heat_of(first * by), threshold=anchor, placement=WHOLE) for by in (0.99, 1.05))
+        np.testing.assert_array_equal(below, GREY)
+        assert (above != GREY).any()
 
 
 def test_the_picture_handed_in_is_not_drawn_on() -> None:

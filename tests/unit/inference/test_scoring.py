@@ -10,9 +10,11 @@ from edge_uad.inference.scoring import (
     conformal_threshold,
     decide,
     heatmap,
+    hot_area_heat,
     image_score,
     p_value,
     peak,
+    pixel_threshold,
     top_patches,
 )
 from edge_uad.records import Decision, PatchDistances
@@ -126,3 +128,17 @@ def test_the_patches_named_are_those_that_make_the_score(squared: list[float], r
 
 def test_of_equal_patches_the_first_are_named() -> None:
     assert top_patches(distances(1, 3, 3, 3), top_ratio=0.5).tolist() == [1, 2]
+
+
+def test_one_hot_pixel_is_no_hot_area() -> None:
+    heat = np.full((20, 20), 0.1, np.float32)
+    heat[3, 4:8] = (9.0, 0.8, 0.7, 0.6)  # a hundredth of 400 pixels is these four
+    assert hot_area_heat(heat) == pytest.approx(0.6)
+    heat[3, 7] = 0.1
+    assert hot_area_heat(heat) == pytest.approx(0.1)
+
+
+def test_the_pixel_threshold_is_four_fifths_of_what_one_good_part_in_a_hundred_exceeds() -> None:
+    hot_areas = np.random.default_rng(0).permutation(np.arange(1, 200, dtype=np.float32))
+    assert pixel_threshold(hot_areas) == pytest.approx(0.8 * 198)
+    assert pixel_threshold(hot_areas[:1]) == pytest.approx(0.8 * float(hot_areas[0]))

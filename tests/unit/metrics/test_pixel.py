@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 
 from bank_tools.metrics import pixel as pixel_metrics
-from bank_tools.metrics.pixel import KEPT_MANTISSA_BITS, GoodHeat, PixelMetrics, PixelResult, area_up_to
+from bank_tools.metrics.pixel import KEPT_MANTISSA_BITS, PixelMetrics, PixelResult, area_up_to
 from edge_uad.records import Bool, Float32
 
 scipy_ndimage = pytest.importorskip("scipy.ndimage", reason="the [evaluate] extra is not installed")
@@ -73,19 +73,6 @@ def test_segf1_is_the_f1_of_a_threshold_chosen_elsewhere() -> None:
     assert result_of((HEAT, MASK), threshold=-1.0).segf1 == pytest.approx(2 * 3 / (2 * 3 + 5)), "all pixels are found"
     assert result_of((HEAT, MASK), threshold=2.0).segf1 == 0
     assert result_of((HEAT, MASK)).segf1 is None, "no threshold was chosen"
-
-
-def test_a_threshold_from_good_parts_is_their_mean_and_three_deviations() -> None:
-    rng = np.random.default_rng(0)
-    heats = [rng.random((4, 5), np.float32), rng.random((7, 3), np.float32) + 1, np.zeros((0, 3), np.float32)]
-    good = GoodHeat()
-    assert good.threshold() is None
-    for heat in heats:
-        good.add(heat)
-
-    pixels = np.concatenate([heat.ravel() for heat in heats]).astype(np.float64)
-    assert good.threshold() == pytest.approx(pixels.mean() + 3 * pixels.std())
-    assert good.threshold(0) == pytest.approx(pixels.mean())
 
 
 def test_without_anomalous_or_without_normal_pixels_there_is_nothing_to_compute() -> None:
