@@ -16,7 +16,6 @@ from edge_uad._packages import own_packages
 from edge_uad.errors import FrameError, ModelError, SourceEndedError
 from edge_uad.inference.bank import PatchBank, check_writable
 from edge_uad.inference.inspector import Inspector as FrameInspector
-from edge_uad.inference.scoring import calibration_images_needed
 from edge_uad.interfaces import FrameSource
 from edge_uad.paths import expand_user
 from edge_uad.progress import Progress, SilentProgress
@@ -180,6 +179,7 @@ def build_bank(
     threads: int = 0,
     search_device: SearchDevice = "cpu",
     progress: Progress | None = None,
+    exclude_outliers: bool = False,
     **recipe: Unpack[BankRecipe],
 ) -> BankManifest:
     """Build a memory bank of good parts, calibrate its threshold, and write it to a file.
@@ -194,6 +194,7 @@ def build_bank(
         threads: as of ``Inspector.open``.
         search_device: as of ``Inspector.open``.
         progress: shows the steps; None: silent.
+        exclude_outliers: leave images that score far above the others out of the bank and its calibration.
         recipe: see :class:`BankRecipe`.
 
     Returns:
@@ -209,6 +210,7 @@ def build_bank(
     from bank_tools.bank.build import embed_all  # noqa: PLC0415
     from bank_tools.bank.embeddings import scratch_folder  # noqa: PLC0415
     from bank_tools.bank.recipe import embedder_for, recipe_for  # noqa: PLC0415
+    from bank_tools.bank.tail import weakness_of  # noqa: PLC0415
 
     progress = progress or SilentProgress()
     out_path = _path(out)
@@ -230,16 +232,13 @@ def build_bank(
     embedded = embed_all(frames_of(source), embedder, total, progress, workers=workers, folder=folder)
     for name, reason in (*embedded.unreadable, *embedded.empty):
         log.warning("%s was skipped: %s", name, reason)
-    built = build(embedded, recipe=full, embedder=embedder, progress=progress)
+    built = build(embedded, recipe=full, embedder=embedder, progress=progress, exclude_outliers=exclude_outliers)
     manifest = built.bank.manifest
-    needed = calibration_images_needed(manifest.false_alarm_rate)
-    if manifest.n_images < needed:
-        log.warning(
-            "%d images are too few for a false-alarm rate of %g: %d are needed",
-            manifest.n_images,
-            manifest.false_alarm_rate,
-            needed,
-        )
+    if (weakness := weakness_of(built.bank.calibration, manifest.false_alarm_rate)) is not None:
+        log.warning("%s", weakness)
+    for one in built.outliers:
+        done = "was excluded" if manifest.n_excluded else "can make the threshold too high"
+        log.warning("%s scores far above the other good images (%.4f) and %s", one.name, one.score, done)
     built.bank.save(out_path)
     return manifest
 

@@ -1,7 +1,7 @@
 """Good images → bank: embed, settle the mask, choose the coreset, calibrate the threshold."""
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import partial
@@ -9,18 +9,27 @@ from pathlib import Path
 
 import numpy as np
 
-from bank_tools.bank.calibrate import Coreset, choose_coreset, cross_scores, fold_count
+from bank_tools.bank.calibrate import (
+    Coreset,
+    OutlierCost,
+    choose_coreset,
+    cross_scores,
+    fold_count,
+    outlier_cost,
+    outliers,
+)
 from bank_tools.bank.coreset import coreset_size
 from bank_tools.bank.embeddings import EmbeddingStore
 from bank_tools.bank.mask_rule import decide_mask
 from bank_tools.bank.recipe import Recipe
+from bank_tools.bank.tail import threshold_of
 from edge_uad import __version__
 from edge_uad.errors import FrameError, UsageError
 from edge_uad.inference.bank import BANK_SCHEMA, PatchBank
 from edge_uad.inference.inspector import Embedder, ForegroundEmbedding
-from edge_uad.inference.scoring import conformal_threshold
+from edge_uad.inference.scoring import heatmap, hot_area_heat, pixel_threshold
 from edge_uad.progress import Progress
-from edge_uad.records import BankManifest, Float32, Frame, ModelCard, UInt8, UnreadableFrame
+from edge_uad.records import BankManifest, Float32, Frame, ModelCard, PatchDistances, UInt8, UnreadableFrame
 from edge_uad.runtime.in_order import in_order
 
 MIN_IMAGES = 2
@@ -39,13 +48,25 @@ class GoodImages:
     """Name and reason."""
     empty: list[tuple[str, str]] = field(default_factory=list)
     """Readable, but without a patch to learn: name and reason."""
-    sizes_hw: set[tuple[int, int]] = field(default_factory=set)
-    """Heights and widths of the embedded images."""
+    sizes_hw: list[tuple[int, int]] = field(default_factory=list)
+    """Height and width of each embedded image."""
 
     @property
     def n_copies(self) -> int:
         """Images that are pixel for pixel equal to another one."""
         return len(self.digests) - len(set(self.digests))
+
+    def without(self, images: Collection[int]) -> "GoodImages":
+        """All but these of the embedded images, numbered anew."""
+        kept = [image for image in range(len(self.names)) if image not in images]
+        return GoodImages(
+            embeddings=self.embeddings.only(kept),
+            names=[self.names[image] for image in kept],
+            digests=[self.digests[image] for image in kept],
+            unreadable=self.unreadable,
+            empty=self.empty,
+            sizes_hw=[self.sizes_hw[image] for image in kept],
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,10 +114,10 @@ def embed_all(
 
 
 def _embed_one(embedder: Embedder, frame: Frame | UnreadableFrame) -> _EmbeddedImage:
-    name = frame.part_id or f"frame {frame.frame_id}"
+    name = name_of(frame)
     if isinstance(frame, UnreadableFrame):
         return _EmbeddedImage(name, None, None, frame.reason)
-    digest = _pixel_digest(frame.image)
+    digest = pixel_digest(frame.image)
     try:
         return _EmbeddedImage(name, embedder.embed(frame.image), digest, hw=frame.hw)
     except FrameError as error:
@@ -113,47 +134,103 @@ def _add(embedded: _EmbeddedImage, images: GoodImages) -> None:
         images.names.append(embedded.name)
         images.digests.append(embedded.digest)
         if embedded.hw is not None:
-            images.sizes_hw.add(embedded.hw)
+            images.sizes_hw.append(embedded.hw)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ScoredImage:
+    """One good image against a coreset of others."""
+
+    name: str
+    digest: str
+    """SHA-256 of its pixels."""
+    score: float
+    heat: Float32
+    """(h, w), at the model's input size."""
 
 
 @dataclass(frozen=True, slots=True)
 class BuiltBank:
-    """A bank, and the scores of its good images."""
+    """A bank, the scores of its good images, and the images that score far above the others."""
 
     bank: PatchBank
+    images: GoodImages
+    """Those in the bank."""
     scores: Float32
-    """(n,), of each good image against a coreset of others."""
+    """(n,), of each of them against a coreset of others."""
+    outliers: tuple[ScoredImage, ...]
+    """Highest first, as they scored when all were in; they are in the bank unless its manifest counts them excluded."""
+    outlier_cost: OutlierCost | None
+    """None where there are none."""
 
 
-def build_bank(images: GoodImages, *, recipe: Recipe, embedder: Embedder, progress: Progress) -> BuiltBank:
+@dataclass(frozen=True, slots=True)
+class _Calibration:
+    """What the good images gave against coresets of others."""
+
+    scores: Float32
+    """(n,)"""
+    hot_areas: Float32
+    """(n,), see ``hot_area_heat``."""
+    squared: Float32
+    """(n, N), the distances of each."""
+
+
+def build_bank(
+    images: GoodImages, *, recipe: Recipe, embedder: Embedder, progress: Progress, exclude_outliers: bool = False
+) -> BuiltBank:
     """Make a bank of embedded images: choose the coreset, calibrate the threshold.
+
+    Args:
+        images: the good ones.
+        recipe: how.
+        embedder: set as the recipe says.
+        progress: shows the steps.
+        exclude_outliers: leave images that score far above the others out of the bank and its calibration, which is
+            then made again. Once: what stands out among the rest stays.
 
     Raises:
         UsageError: fewer than two usable images: nothing could be calibrated.
     """
-    n_images = len(images.embeddings)
+    _check_number(len(images.embeddings))
+    card = embedder.backbone.card
+    masked = settle_mask(images.embeddings, recipe, progress)
+    images, recipe = replace(images, embeddings=masked.embeddings), masked.recipe
+    found = _calibrate(images.embeddings, recipe, card, progress)
+    far = outliers(found.scores)
+    cost = outlier_cost(found.scores, recipe.false_alarm_rate, seed=recipe.seed)
+    odd = tuple(_scored_image(image, images, found, card) for image in far)
+    if exclude_outliers and far:
+        images = images.without(far)
+        _check_number(len(images.embeddings))
+        found = _calibrate(images.embeddings, recipe, card, progress)
+    coreset = _choose_coreset(images.embeddings, recipe, progress)
+    calibration = np.sort(found.scores)
+    manifest = replace(
+        _manifest(images, recipe, card, calibration, n_patches=len(coreset.patches)),
+        background_ratio=masked.background_ratio,
+        pixel_threshold=pixel_threshold(found.hot_areas),
+        n_excluded=len(far) if exclude_outliers else 0,
+    )
+    bank = PatchBank.sealed(
+        patches=coreset.patches, patch_image=coreset.patch_image, calibration=calibration, manifest=manifest
+    )
+    return BuiltBank(bank, images, found.scores, odd, cost)
+
+
+def _check_number(n_images: int) -> None:
     if n_images < MIN_IMAGES:
         raise UsageError(
             f"{n_images} usable images are too few: name at least {MIN_IMAGES} good ones, so that each can be "
             "scored against the others"
         )
-    masked = settle_mask(images.embeddings, recipe, progress)
-    recipe = masked.recipe
-    coreset = _choose_coreset(masked.embeddings, recipe, progress)
-    scores = _calibrate(masked.embeddings, recipe, progress)
-    calibration = np.sort(scores)
-    manifest = _manifest(
-        images,
-        recipe,
-        embedder.backbone.card,
-        calibration,
-        n_patches=len(coreset.patches),
-        background_ratio=masked.background_ratio,
-    )
-    bank = PatchBank.sealed(
-        patches=coreset.patches, patch_image=coreset.patch_image, calibration=calibration, manifest=manifest
-    )
-    return BuiltBank(bank, scores)
+
+
+def _scored_image(image: int, images: GoodImages, found: _Calibration, card: ModelCard) -> ScoredImage:
+    squared = found.squared[image]
+    distances = PatchDistances(squared=squared, nearest=np.full(len(squared), -1, np.int64), grid_hw=card.grid_hw)
+    heat = heatmap(distances, card.input_hw)
+    return ScoredImage(images.names[image], images.digests[image], float(found.scores[image]), heat)
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,9 +269,16 @@ def _choose_coreset(images: EmbeddingStore, recipe: Recipe, progress: Progress) 
         )
 
 
-def _calibrate(images: EmbeddingStore, recipe: Recipe, progress: Progress) -> Float32:
+def _calibrate(images: EmbeddingStore, recipe: Recipe, card: ModelCard, progress: Progress) -> _Calibration:
+    squared = np.empty((len(images), card.grid_hw[0] * card.grid_hw[1]), np.float32)
+    hot_areas = np.empty(len(images), np.float32)
+
+    def keep(image: int, distances: PatchDistances) -> None:
+        squared[image] = distances.squared
+        hot_areas[image] = hot_area_heat(heatmap(distances, card.input_hw))
+
     with progress.step("calibrating", len(images), "images") as done:
-        return cross_scores(
+        scores = cross_scores(
             images,
             coreset_ratio=recipe.coreset_ratio,
             max_patches=recipe.max_patches,
@@ -205,17 +289,13 @@ def _calibrate(images: EmbeddingStore, recipe: Recipe, progress: Progress) -> Fl
             search_threads=recipe.search_threads,
             levels=recipe.levels,
             on_scored=done,
+            on_distances=keep,
         )
+    return _Calibration(scores, hot_areas, squared)
 
 
 def _manifest(
-    images: GoodImages,
-    recipe: Recipe,
-    card: ModelCard,
-    calibration: Float32,
-    *,
-    n_patches: int,
-    background_ratio: float | None,
+    images: GoodImages, recipe: Recipe, card: ModelCard, calibration: Float32, *, n_patches: int
 ) -> BankManifest:
     return BankManifest(
         bank_id="",
@@ -232,16 +312,15 @@ def _manifest(
         coreset_ratio=recipe.coreset_ratio,
         max_patches=recipe.max_patches,
         seed=recipe.seed,
-        image_hw=next(iter(images.sizes_hw)) if len(images.sizes_hw) == 1 else None,
+        image_hw=images.sizes_hw[0] if len(set(images.sizes_hw)) == 1 else None,
         reduced_decode=recipe.reduced_decode,
         levels=recipe.levels,
-        background_ratio=background_ratio,
         n_images=len(images.embeddings),
         n_unreadable=len(images.unreadable),
         n_empty=len(images.empty),
         n_patches=n_patches,
         calibration_folds=fold_count(len(images.embeddings)),
-        threshold=conformal_threshold(calibration, recipe.false_alarm_rate),
+        threshold=threshold_of(calibration, recipe.false_alarm_rate, seed=recipe.seed),
         false_alarm_rate=recipe.false_alarm_rate,
         built_at=datetime.now(UTC).isoformat(timespec="seconds"),
         built_by=f"edge-uad {__version__}",
@@ -249,7 +328,13 @@ def _manifest(
     )
 
 
-def _pixel_digest(image: UInt8) -> str:
+def name_of(frame: Frame | UnreadableFrame) -> str:
+    """What messages call a good image: its file, or its number in the recording."""
+    return frame.part_id or f"frame {frame.frame_id}"
+
+
+def pixel_digest(image: UInt8) -> str:
+    """SHA-256 of a picture's size and pixels."""
     digest = hashlib.sha256(f"{image.shape}".encode())
     digest.update(np.ascontiguousarray(image).data)
     return digest.hexdigest()

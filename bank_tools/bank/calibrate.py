@@ -13,6 +13,7 @@ import numpy as np
 
 from bank_tools.bank.coreset import greedy_coreset
 from bank_tools.bank.embeddings import EmbeddingStore, ForegroundPatches
+from bank_tools.bank.tail import threshold_of
 from edge_uad.inference.inspector import ForegroundEmbedding
 from edge_uad.inference.scoring import image_score
 from edge_uad.inference.search import PatchSearch
@@ -70,6 +71,7 @@ def cross_scores(
     search_threads: int = 0,
     levels: int = 1,
     on_scored: Callable[[int], None] = lambda _: None,
+    on_distances: Callable[[int, PatchDistances], None] = lambda _image, _distances: None,
 ) -> Float32:
     """Score every good image against a coreset of the images of the other folds.
 
@@ -84,6 +86,7 @@ def cross_scores(
         search_threads: of the CPU; 0 for one per core.
         levels: as in inspection.
         on_scored: called with the number of images scored since its last call.
+        on_distances: called with each image's number and its distances.
 
     Returns:
         float32 (n,), in the order of the images.
@@ -97,6 +100,7 @@ def cross_scores(
     scores = np.empty(len(images), np.float32)
     for image, distances in cross_distances(images, search_among, seed=seed):
         scores[image] = image_score(distances, top_ratio=top_ratio)
+        on_distances(image, distances)
         on_scored(1)
     return scores
 
@@ -128,6 +132,50 @@ def cross_distances(
         search = search_among(images.only(others))
         for image in np.flatnonzero(fold_of == fold).tolist():
             yield image, search(images[image * views])
+
+
+@dataclass(frozen=True, slots=True)
+class OutlierCost:
+    """What the images that score far above the other good ones do to the threshold."""
+
+    threshold_with: float
+    threshold_without: float
+    """Of the scores of the others, to which the outliers still lent their patches: nearly the one that a bank without
+    them has."""
+    n_outliers: int
+    n_others: int
+    others_above_with: int
+    """Other good images above the threshold that counts the outliers."""
+    others_above_without: int
+
+    @property
+    def fall_ratio(self) -> float:
+        """How far the threshold falls without them, as a part of it; below 0 where it rises."""
+        return 1 - self.threshold_without / self.threshold_with if self.threshold_with else 0.0
+
+
+def outlier_cost(scores: Float32, false_alarm_rate: float, *, seed: int) -> OutlierCost | None:
+    """The threshold with and without the outliers; None where there are none.
+
+    Args:
+        scores: (n,), one per image.
+        false_alarm_rate: as of the bank.
+        seed: as of the bank.
+    """
+    far = outliers(scores)
+    if not far:
+        return None
+    others = np.sort(np.delete(scores, far))
+    with_them = threshold_of(np.sort(scores), false_alarm_rate, seed=seed)
+    without = threshold_of(others, false_alarm_rate, seed=seed)
+    return OutlierCost(
+        threshold_with=with_them,
+        threshold_without=without,
+        n_outliers=len(far),
+        n_others=len(others),
+        others_above_with=int((others > with_them).sum()),
+        others_above_without=int((others > without).sum()),
+    )
 
 
 def outliers(scores: Float32) -> list[int]:

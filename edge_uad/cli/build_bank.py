@@ -1,19 +1,21 @@
 """``edge-uad build-bank``: good images in, one bank file out."""
 
 import json
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from edge_uad.cli.console import TerminalProgress, console, stderr, warn
+from edge_uad.cli.console import TerminalProgress, console, note, stderr, warn
+from edge_uad.cli.measuring import require_evaluate_extra
 from edge_uad.cli.model import model_or_default
 from edge_uad.cli.options import JsonOption, MachineOptions, ModelOption, RecipeOptions, recipe_of, with_option_groups
 from edge_uad.errors import UsageError
 
 if TYPE_CHECKING:
     from bank_tools.bank.build import BuiltBank, GoodImages
-    from edge_uad.records import BankManifest
+    from edge_uad.inference.inspector import Embedder
 
 SHOWN_FILES = 20
 
@@ -41,6 +43,23 @@ def build_bank(
             "refused, with exit code 2.",
         ),
     ] = False,
+    exclude_outliers: Annotated[
+        bool,
+        typer.Option(
+            "--exclude-outliers",
+            help="Leave images that score far above the other good ones out of the bank and of its calibration. "
+            "Look at them first: parts like them will be called anomalous.",
+        ),
+    ] = False,
+    report: Annotated[
+        Path | None,
+        typer.Option(
+            "--report",
+            help="A page (HTML) of the images that score far above the others, each next to its heat. "
+            "Needs the [evaluate] extra.",
+            show_default="none",
+        ),
+    ] = None,
     machine: MachineOptions,
     as_json: JsonOption = False,
 ) -> None:
@@ -59,6 +78,9 @@ def build_bank(
     from edge_uad.sources.recorded import frames_of, shortfall_of
 
     check_writable(out)
+    if report is not None:
+        require_evaluate_extra("edge-uad build-bank --report")
+        _check_page_writable(report)
     source, total = recorded_source(normals)
     if isinstance(source, FolderSource) and (text := describe_left_out(source.left_out, root=root_of(normals))):
         warn(text)
@@ -78,10 +100,35 @@ def build_bank(
         if not accept_damaged:
             raise UsageError(f"{shortfall}; copy the video again, or learn from what is there with --accept-damaged")
         warn(f"{shortfall}; the bank is built from the other frames")
-    built = build(images, recipe=chosen, embedder=embedder, progress=progress)
+    built = build(images, recipe=chosen, embedder=embedder, progress=progress, exclude_outliers=exclude_outliers)
     built.bank.save(out)
-    _warn_of_weak_calibration(images, built)
-    _print_result(built.bank.manifest, out, as_json=as_json)
+    _warn_of_weak_calibration(built)
+    _warn_of_outliers(built, shown=report is not None)
+    if report is not None:
+        _write_report(built, normals, embedder, report)
+    _print_result(built, out, as_json=as_json)
+
+
+def _check_page_writable(report: Path) -> None:
+    """Refuse a place where no page can be written before hours of work.
+
+    Raises:
+        UsageError: a folder, no such folder, or no right to write there.
+    """
+    if report.is_dir() or not os.access(report.parent, os.W_OK):
+        raise UsageError(f"no page can be written to {report}; name a file in a folder that is there and writable")
+
+
+def _write_report(built: "BuiltBank", normals: str, embedder: "Embedder", report: Path) -> None:
+    from bank_tools.report.outliers import write_outliers
+    from edge_uad.sources import recorded_source, reduce_decoding
+    from edge_uad.sources.recorded import frames_of
+
+    source, _ = recorded_source(normals)
+    preprocessor = embedder.preprocessor
+    reduce_decoding(source, preprocessor.least_side_px if built.bank.manifest.reduced_decode else None)
+    write_outliers(built, frames_of(source), preprocessor, report)
+    note(f"report: {report}")
 
 
 def _print_skipped(images: "GoodImages") -> None:
@@ -94,45 +141,65 @@ def _print_skipped(images: "GoodImages") -> None:
                 stderr.print(f"  … and {len(skipped) - SHOWN_FILES} more")
 
 
-def _warn_of_weak_calibration(images: "GoodImages", built: "BuiltBank") -> None:
+def _warn_of_weak_calibration(built: "BuiltBank") -> None:
+    from bank_tools.bank.tail import weakness_of
+
+    if (weakness := weakness_of(built.bank.calibration, built.bank.manifest.false_alarm_rate)) is not None:
+        warn(weakness)
+    if n_copies := built.images.n_copies:
+        warn(f"{n_copies} images are copies of others, which makes the threshold too low; name each good part once")
+
+
+def _warn_of_outliers(built: "BuiltBank", *, shown: bool) -> None:
+    cost = built.outlier_cost
+    if cost is None:
+        return
     import numpy as np
 
-    from bank_tools.bank.calibrate import outliers
-    from edge_uad.inference.scoring import calibration_images_needed
-
     manifest = built.bank.manifest
-    needed = calibration_images_needed(manifest.false_alarm_rate)
-    if manifest.n_images < needed:
+    listed = f"{cost.n_outliers} images score far above the other good ones (median {np.median(built.scores):.4f})"
+    if manifest.n_excluded:
         warn(
-            f"{manifest.n_images} images are too few for a false-alarm rate of {manifest.false_alarm_rate:g}: "
-            f"{needed} are needed; with these the threshold is their highest score, which keeps it at about "
-            f"{1 / (manifest.n_images + 1):.2g}"
+            f"{listed} and were excluded from the bank and from its calibration: the threshold is "
+            f"{manifest.threshold:.4f} instead of {cost.threshold_with:.4f}, and parts like these are called anomalous:"
         )
-    if images.n_copies:
+    else:
+        see = "" if shown else ", see them with --report page.html"
         warn(
-            f"{images.n_copies} images are copies of others, which makes the threshold too low; "
-            "name each good part once"
+            f"{listed}, which can make the threshold too high: it is {cost.threshold_with:.4f} with them "
+            f"({cost.others_above_with} of the {cost.n_others} others above it) and about {cost.threshold_without:.4f} "
+            f"without ({cost.others_above_without} above it), {_change(cost.fall_ratio)}; check whether they are "
+            f"good{see}, and leave those that are not out, all of them with --exclude-outliers:"
         )
-    if far := outliers(built.scores):
-        warn(
-            f"{len(far)} images score far above the other good ones (median {np.median(built.scores):.4f}), "
-            "which can make the threshold too high; check whether they are good:"
-        )
-        for image in far[:SHOWN_FILES]:
-            stderr.print(f"  {images.names[image]}: {built.scores[image]:.4f}", markup=False, highlight=False)
+    for one in built.outliers[:SHOWN_FILES]:
+        stderr.print(f"  {one.name}: {one.score:.4f}", markup=False, highlight=False)
+    if cost.n_outliers > SHOWN_FILES:
+        stderr.print(f"  … and {cost.n_outliers - SHOWN_FILES} more")
 
 
-def _print_result(manifest: "BankManifest", out: Path, *, as_json: bool) -> None:
+def _change(fall_ratio: float) -> str:
+    return f"{abs(fall_ratio):.0%} {'lower' if fall_ratio >= 0 else 'higher'}"
+
+
+def _print_result(built: "BuiltBank", out: Path, *, as_json: bool) -> None:
     import dataclasses
 
+    manifest = built.bank.manifest
     if as_json:
-        typer.echo(json.dumps({"path": str(out), **dataclasses.asdict(manifest)}))
+        cost = built.outlier_cost
+        found = {
+            "outliers": [{"name": one.name, "score": one.score} for one in built.outliers],
+            "outlier_cost": None if cost is None else dataclasses.asdict(cost),
+        }
+        typer.echo(json.dumps({"path": str(out), **dataclasses.asdict(manifest), **found}))
         return
+    learned = f"{manifest.n_images} learned, {manifest.n_unreadable} unreadable, {manifest.n_empty} empty"
+    learned += f", {manifest.n_excluded} excluded as outliers" if manifest.n_excluded else ""
     rows = [
         ("bank", f"{out} ({out.stat().st_size / 1e6:.1f} MB)"),
         ("bank id", manifest.bank_id),
         ("model id", f"{manifest.model_id} ({manifest.backbone})"),
-        ("images", f"{manifest.n_images} learned, {manifest.n_unreadable} unreadable, {manifest.n_empty} empty"),
+        ("images", learned),
         ("patches", _patches(manifest)),
         *([("decoding", "large JPEG pictures at a part of their size")] if manifest.reduced_decode else []),
         ("masking", _masking(manifest)),

@@ -5,7 +5,14 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from bank_tools.bank.calibrate import choose_coreset, cross_distances, cross_scores, fold_count, outliers
+from bank_tools.bank.calibrate import (
+    choose_coreset,
+    cross_distances,
+    cross_scores,
+    fold_count,
+    outlier_cost,
+    outliers,
+)
 from bank_tools.bank.embeddings import EmbeddingStore
 from edge_uad.inference.inspector import ForegroundEmbedding
 from edge_uad.inference.scoring import image_score
@@ -84,6 +91,36 @@ def test_outliers_are_listed_highest_first() -> None:
     scores = np.asarray([0.5, 0.52, 9.0, 0.49, 0.51, 2.0, 0.5, 0.53, 0.48, 0.47, 0.51, 0.52], np.float32)
     assert outliers(scores) == [2, 5]
     assert outliers(np.full(5, 0.3, np.float32)) == []
+
+
+def test_the_cost_of_outliers_is_the_threshold_with_and_without_them() -> None:
+    others = np.linspace(0.4, 0.5, 30, dtype=np.float32)
+    scores = np.insert(others, 7, np.float32([2.0, 3.0]))
+    cost = outlier_cost(scores, 0.1, seed=0)
+    assert cost is not None
+    assert (cost.n_outliers, cost.n_others) == (2, 30)
+    assert cost.threshold_with == pytest.approx(float(np.sort(scores)[29]))  # rank ⌈33 · 0.9⌉ of 32
+    assert cost.threshold_without == pytest.approx(float(others[27]))  # rank ⌈31 · 0.9⌉ of 30
+    assert (cost.others_above_with, cost.others_above_without) == (0, 2)
+    assert cost.fall_ratio == pytest.approx(1 - others[27] / others[29])
+
+
+def test_images_that_do_not_stand_out_cost_nothing() -> None:
+    assert outlier_cost(np.linspace(0.4, 0.5, 30, dtype=np.float32), 0.1, seed=0) is None
+
+
+def test_every_images_distances_are_handed_out_with_its_number() -> None:
+    images = random_images(5, noise=0.3)
+    found: dict[int, float] = {}
+    scores = cross_scores(
+        stored(images),
+        coreset_ratio=1.0,
+        seed=0,
+        top_ratio=0.3,
+        neighbours=1,
+        on_distances=lambda image, distances: found.update({image: image_score(distances, top_ratio=0.3)}),
+    )
+    assert [found[image] for image in range(5)] == scores.tolist()
 
 
 def test_other_views_of_an_image_are_never_in_the_bank_it_is_scored_against() -> None:
