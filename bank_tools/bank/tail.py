@@ -3,7 +3,7 @@
 With n images and a rate below 1/(n + 1) no rank of the scores is rare enough: the highest one is exceeded by one good
 part in n + 1. What lies beyond it is a matter of the tail's form, which is fitted to the upper half of the scores by
 probability-weighted moments (Hosking and Wallis, Technometrics 29, 1987) and is uncertain with so few: the threshold is
-the 80th percentile of the fits to scores drawn again with replacement. docs/calibration.md has what it realises.
+the 90th percentile of the fits to scores drawn again with replacement. docs/calibration.md has what it realises.
 """
 
 import math
@@ -22,7 +22,7 @@ TAIL_RATIO = 0.5
 SHAPE_LIMIT = 0.5
 """Fits beyond it, either way, are those of a handful of scores and not of good parts."""
 N_DRAWS = 200
-UPPER_END = 0.8
+UPPER_END = 0.9
 """Of the fits to the draws: lower ones reject too many good parts of some sets, higher ones miss more defects."""
 
 Scores = NDArray[np.float64]
