@@ -157,10 +157,11 @@ def _warn_of_outliers(built: "BuiltBank", *, shown: bool) -> None:
     import numpy as np
 
     manifest = built.bank.manifest
-    listed = f"{cost.n_outliers} images score far above the other good ones (median {np.median(built.scores):.4f})"
+    number = "1 image scores" if cost.n_outliers == 1 else f"{cost.n_outliers} images score"
+    listed = f"{number} far above the other good ones (median {np.median(built.scores):.4f})"
     if manifest.n_excluded:
         warn(
-            f"{listed} and were excluded from the bank and from its calibration: the threshold is "
+            f"{listed}; left out of the bank and of its calibration as asked: the threshold is "
             f"{manifest.threshold:.4f} instead of {cost.threshold_with:.4f}, and parts like these are called anomalous:"
         )
     else:
@@ -168,8 +169,8 @@ def _warn_of_outliers(built: "BuiltBank", *, shown: bool) -> None:
         warn(
             f"{listed}, which can make the threshold too high: it is {cost.threshold_with:.4f} with them "
             f"({cost.others_above_with} of the {cost.n_others} others above it) and about {cost.threshold_without:.4f} "
-            f"without ({cost.others_above_without} above it), {_change(cost.fall_ratio)}; check whether they are "
-            f"good{see}, and leave those that are not out, all of them with --exclude-outliers:"
+            f"without ({cost.others_above_without} above it), {_change(cost.fall_ratio)}; check whether "
+            f"they are good{see}, or leave them out with --exclude-outliers:"
         )
     for one in built.outliers[:SHOWN_FILES]:
         stderr.print(f"  {one.name}: {one.score:.4f}", markup=False, highlight=False)
