@@ -16,6 +16,7 @@ from edge_uad.errors import UsageError
 if TYPE_CHECKING:
     from bank_tools.bank.build import BuiltBank, GoodImages
     from edge_uad.inference.inspector import Embedder
+    from edge_uad.records import BankManifest
 
 SHOWN_FILES = 20
 
