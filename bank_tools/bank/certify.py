@@ -34,11 +34,11 @@ class PrecisionVerdicts:
     """The scores and decisions of one model, in an order that is the same for every model."""
 
     threshold: float
-    bpm_threshold: float
-    """Of the bank's mask, as it was told or decided."""
     scores: tuple[float | None, ...]
     """Of the good images, each against the others, then of the test images; None where it could not be judged."""
     decisions: tuple[Decision, ...]
+    bpm_threshold: float
+    """Of the bank's mask, as it was told or decided."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -115,7 +115,7 @@ def judge(
             scores.append(verdict.score)
             decisions.append(verdict.decision)
             done(1)
-    return PrecisionVerdicts(threshold, built.bank.manifest.bpm_threshold, tuple(scores), tuple(decisions))
+    return PrecisionVerdicts(threshold, tuple(scores), tuple(decisions), built.bank.manifest.bpm_threshold)
 
 
 def certificate_of(

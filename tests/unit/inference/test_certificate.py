@@ -148,8 +148,8 @@ def compared(
 def test_flips_differences_and_auroc_by_hand(tmp_path: Path) -> None:
     pytest.importorskip("sklearn", reason="the [evaluate] extra is not installed")
     images = images_of(tmp_path, 2, "good/a.png", "crack/b.png", "crack/c.png")
-    before = PrecisionVerdicts(0.5, (0.1, 0.2, 0.3, 0.9, None), (NORMAL, NORMAL, NORMAL, ANOMALOUS, INVALID))
-    after = PrecisionVerdicts(0.4, (0.1, 0.3, 0.45, 0.4, None), (NORMAL, NORMAL, ANOMALOUS, NORMAL, INVALID))
+    before = PrecisionVerdicts(0.5, (0.1, 0.2, 0.3, 0.9, None), (NORMAL, NORMAL, NORMAL, ANOMALOUS, INVALID), 0.1)
+    after = PrecisionVerdicts(0.4, (0.1, 0.3, 0.45, 0.4, None), (NORMAL, NORMAL, ANOMALOUS, NORMAL, INVALID), 0.1)
     found = compared(before, after, images)
     assert (found.n_good, found.n_test, found.n_judged, found.flips) == (2, 3, 4, 2)
     assert found.largest_score_difference == pytest.approx(0.5)
@@ -160,8 +160,8 @@ def test_flips_differences_and_auroc_by_hand(tmp_path: Path) -> None:
 def test_an_image_that_only_one_of_them_can_judge_is_a_flip(tmp_path: Path) -> None:
     images = images_of(tmp_path, 2)
     found = compared(
-        PrecisionVerdicts(0.5, (0.1, 0.2), (NORMAL, NORMAL)),
-        PrecisionVerdicts(0.5, (0.1, None), (NORMAL, INVALID)),
+        PrecisionVerdicts(0.5, (0.1, 0.2), (NORMAL, NORMAL), 0.1),
+        PrecisionVerdicts(0.5, (0.1, None), (NORMAL, INVALID), 0.1),
         images,
     )
     assert (found.n_judged, found.flips, found.largest_score_difference) == (2, 1, 0.0)
@@ -170,7 +170,7 @@ def test_an_image_that_only_one_of_them_can_judge_is_a_flip(tmp_path: Path) -> N
 
 @given(st.lists(st.floats(0, 4), min_size=1, max_size=20))
 def test_a_model_compared_with_itself_differs_in_nothing(scores: list[float]) -> None:
-    judged = PrecisionVerdicts(1.0, tuple(scores), tuple(ANOMALOUS if score > 1 else NORMAL for score in scores))
+    judged = PrecisionVerdicts(1.0, tuple(scores), tuple(ANOMALOUS if score > 1 else NORMAL for score in scores), 0.1)
     images = CertificationImages(good=[Path(__file__)] * len(scores))
     found = compared(judged, judged, images)
     assert (found.flips, found.n_judged, found.largest_score_difference) == (0, len(scores), 0.0)
