@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from edge_uad.errors import EdgeUadError, GapError, SilenceError, SubscriberError
     from edge_uad.net.keys import ClientKeys, load_client_keys
     from edge_uad.net.subscriber import Subscriber, part_ok
-    from edge_uad.records import BankManifest, Decision, StationState, StationStatus, Verdict
+    from edge_uad.records import BankManifest, Decision, StationState, StationStatus, Tiling, Verdict
 
 __version__ = "0.1.0"
 
@@ -32,6 +32,7 @@ __all__ = [
     "StationStatus",
     "Subscriber",
     "SubscriberError",
+    "Tiling",
     "Verdict",
     "__version__",
     "build_bank",
@@ -45,7 +46,7 @@ _MODULES: Final = {
     "edge_uad.errors": ("EdgeUadError", "GapError", "SilenceError", "SubscriberError"),
     "edge_uad.net.keys": ("ClientKeys", "load_client_keys"),
     "edge_uad.net.subscriber": ("Subscriber", "part_ok"),
-    "edge_uad.records": ("BankManifest", "Decision", "StationState", "StationStatus", "Verdict"),
+    "edge_uad.records": ("BankManifest", "Decision", "StationState", "StationStatus", "Tiling", "Verdict"),
 }
 _MODULE_OF: Final = {name: module for module, names in _MODULES.items() for name in names}
 

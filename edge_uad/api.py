@@ -19,7 +19,18 @@ from edge_uad.inference.inspector import Inspector as FrameInspector
 from edge_uad.interfaces import FrameSource
 from edge_uad.paths import expand_user
 from edge_uad.progress import Progress, SilentProgress
-from edge_uad.records import AnyFrame, BankManifest, Box, Frame, Geometry, Provider, SearchDevice, UInt8, Verdict
+from edge_uad.records import (
+    AnyFrame,
+    BankManifest,
+    Box,
+    Frame,
+    Geometry,
+    Provider,
+    SearchDevice,
+    Tiling,
+    UInt8,
+    Verdict,
+)
 from edge_uad.runtime.assemble import load_backbone, load_backbone_for_many, load_inspector
 from edge_uad.runtime.cache import DEFAULT_BACKBONE, default_model_path
 from edge_uad.sources import recorded_source, reduce_decoding
@@ -159,6 +170,7 @@ class BankRecipe(TypedDict, total=False):
 
     geometry: Geometry | str
     roi: Box | None
+    tiling: Tiling | None
     bpm_kernel: int | None
     bpm_threshold: float | None
     top_ratio: float | None
@@ -223,7 +235,7 @@ def build_bank(
     if "geometry" in values:
         values["geometry"] = Geometry(values["geometry"])
     fitting = recipe_for(
-        backbone.card, bpm_kernel=values.pop("bpm_kernel", None), top_ratio=values.pop("top_ratio", None)
+        backbone.card, **{name: values.pop(name) for name in ("bpm_kernel", "top_ratio", "tiling") if name in values}
     )
     full = replace(fitting, **values, search_device=search_device, search_threads=threads)
     embedder = embedder_for(backbone, full)

@@ -236,6 +236,36 @@ class ModelCard:
         return len(self.layers) if self.join == "levels" else 1
 
 
+MAX_TILES = 64
+"""Of one picture: each costs an inference."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tiling:
+    """One picture as overlapping tiles, each of the model's input size."""
+
+    tiles_hw: tuple[int, int]
+    """How many, down and across."""
+    overlap_hw: tuple[int, int]
+    """By how many patches neighbours overlap, down and across."""
+
+    def grid_hw(self, tile_hw: tuple[int, int]) -> tuple[int, int]:
+        """The patch grid of the whole picture, from that of a tile."""
+        (rows, columns), (down, across) = self.tiles_hw, self.overlap_hw
+        return rows * tile_hw[0] - (rows - 1) * down, columns * tile_hw[1] - (columns - 1) * across
+
+    def input_hw(self, card: ModelCard) -> tuple[int, int]:
+        """Height and width in pixels of the whole picture, from the card of the model that sees a tile."""
+        height, width = self.grid_hw(card.grid_hw)
+        return height * card.patch_px, width * card.patch_px
+
+    def fits(self, tile_hw: tuple[int, int]) -> bool:
+        """Whether there is a tile and not too many, and none overlaps its neighbour wholly."""
+        (rows, columns), (down, across) = self.tiles_hw, self.overlap_hw
+        counted = rows >= 1 and columns >= 1 and rows * columns <= MAX_TILES
+        return counted and 0 <= down < tile_hw[0] and 0 <= across < tile_hw[1]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Embedding:
     """One image, seen by the backbone."""
@@ -314,6 +344,8 @@ class BankManifest:
     background_ratio: float | None = None
     """How far the background of unseen good parts lies from the bank, over how far the part itself does: high
     quantiles of the distances. It decided on the mask; None where that was told, or would leave out nothing."""
+    tiling: Tiling | None = None
+    """Each picture is seen as overlapping tiles; None as a whole."""
     pixel_threshold: float | None = None
     """Heat above which a pixel is drawn, from good parts alone; None in banks that were built before there was one."""
     n_excluded: int = 0

@@ -119,7 +119,7 @@ PLAIN_TEXTS = frozenset(
         "layout",
         "shots",
     }
-    | {"scales", "roi", "sweep", "candidate", "mode", "publish", "heatmap", "provider", "search_device"}
+    | {"scales", "roi", "tiles", "sweep", "candidate", "mode", "publish", "heatmap", "provider", "search_device"}
     | {"since", "until", "heads", "who", "comment"}
 )
 """Parameters given as text that name no file; all others are paths or sources."""

@@ -315,6 +315,7 @@ def _manifest(
         image_hw=images.sizes_hw[0] if len(set(images.sizes_hw)) == 1 else None,
         reduced_decode=recipe.reduced_decode,
         levels=recipe.levels,
+        tiling=recipe.tiling,
         n_images=len(images.embeddings),
         n_unreadable=len(images.unreadable),
         n_empty=len(images.empty),

@@ -3,11 +3,12 @@
 from dataclasses import dataclass
 
 from edge_uad.errors import UsageError
+from edge_uad.inference.backbones.tiled import tiled
 from edge_uad.inference.inspector import Embedder, ForegroundEmbedding
 from edge_uad.inference.masking import check_kernel, default_kernel, smoothed_attention
 from edge_uad.inference.preprocess import Preprocessor
 from edge_uad.interfaces import Backbone
-from edge_uad.records import Box, Embedding, Geometry, ModelCard, SearchDevice, reducible
+from edge_uad.records import MAX_TILES, Box, Embedding, Geometry, ModelCard, SearchDevice, Tiling, reducible
 from edge_uad.runtime.assemble import make_embedder
 
 DEFAULT_MAX_PATCHES = 10_000
@@ -34,6 +35,8 @@ class Recipe:
     levels: int = 1
     """Parts of each patch that find their nearest neighbours by themselves: the model's levels, or 1 for one search of
     all of them together."""
+    tiling: Tiling | None = None
+    """Pictures are seen as overlapping tiles, each at the model's input size; None as a whole."""
     reduced_decode: bool = False
     """Large JPEG pictures are decoded at a part of their size."""
     search_device: SearchDevice = "cpu"
@@ -59,16 +62,34 @@ class Recipe:
             )
 
 
-def recipe_for(card: ModelCard, *, bpm_kernel: int | None = None, top_ratio: float | None = None) -> Recipe:
+def recipe_for(
+    card: ModelCard,
+    *,
+    bpm_kernel: int | None = None,
+    top_ratio: float | None = None,
+    tiling: Tiling | None = None,
+) -> Recipe:
     """The default recipe of a model.
 
     Args:
         card: of the model.
         bpm_kernel: None for the default of its patch grid.
         top_ratio: None for the model's own.
+        tiling: None to see pictures as a whole.
+
+    Raises:
+        UsageError: a value out of its range.
     """
+    if tiling is not None and not tiling.fits(card.grid_hw):
+        (rows, columns), (down, across) = tiling.tiles_hw, tiling.overlap_hw
+        raise UsageError(
+            f"{rows}×{columns} tiles that overlap by {down} and {across} patches cannot be: use 1 to {MAX_TILES}, and "
+            f"an overlap from 0 to below the {card.grid_hw[0]}×{card.grid_hw[1]} patches of one"
+        )
+    grid_hw = card.grid_hw if tiling is None else tiling.grid_hw(card.grid_hw)
     return Recipe(
-        bpm_kernel=default_kernel(card.grid_hw) if bpm_kernel is None else bpm_kernel,
+        tiling=tiling,
+        bpm_kernel=default_kernel(grid_hw) if bpm_kernel is None else bpm_kernel,
         top_ratio=card.top_ratio if top_ratio is None else top_ratio,
         levels=card.levels,
     )
@@ -109,6 +130,7 @@ def embedder_for(backbone: Backbone, recipe: Recipe) -> Embedder:
             f"the model's patches have {backbone.card.levels} levels, {recipe.levels} were asked for; use "
             f"{backbone.card.levels}, or 1 for one search of all of them together"
         )
+    backbone = tiled(backbone, recipe.tiling)
     embedder = make_embedder(
         backbone,
         geometry=recipe.geometry,

@@ -93,7 +93,7 @@ class Arithmetic:
         return self.backbone + self.search
 
 
-def arithmetic_of(card: ModelCard, *, n_queries: float, n_bank: int) -> Arithmetic:
+def arithmetic_of(card: ModelCard, *, n_queries: float, n_bank: int, n_tiles: int = 1) -> Arithmetic:
     """Floating-point operations of the model and of an exact search, computed from the shapes alone.
 
     Only matrix products are counted: norms, softmax and GELU are a hundredth of them. Register tokens, which the card
@@ -103,8 +103,9 @@ def arithmetic_of(card: ModelCard, *, n_queries: float, n_bank: int) -> Arithmet
         card: of the model.
         n_queries: foreground patches of a frame, on average.
         n_bank: M, patches in the bank.
+        n_tiles: that a frame is seen as, each by one inference.
     """
-    return Arithmetic(backbone=_backbone(card), search=2.0 * n_queries * n_bank * card.dim)
+    return Arithmetic(backbone=n_tiles * _backbone(card), search=2.0 * n_queries * n_bank * card.dim)
 
 
 class MatrixProduct:

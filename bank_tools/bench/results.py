@@ -9,7 +9,7 @@ from bank_tools.bench.clock import Timing, median_ratio
 from bank_tools.bench.frames import EncodedFrames
 from bank_tools.bench.machine import Arithmetic
 from bank_tools.evaluation.results import ResultTable
-from edge_uad.records import ModelCard, Provider, SearchDevice
+from edge_uad.records import ModelCard, Provider, SearchDevice, Tiling
 from edge_uad.stages import PUBLISHING_STAGES
 
 ROUNDS = 12
@@ -63,6 +63,10 @@ class StageResult:
     """Mean over the frames."""
     decisions: dict[str, int]
     n_bank: int
+    grid_hw: tuple[int, int]
+    """Of a whole picture."""
+    tiling: Tiling | None
+    """The bank's."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -3,6 +3,7 @@
 Whatever is compared is measured in turns, a little of each, so that other programs slow both.
 """
 
+import math
 import os
 import socket
 import time
@@ -33,6 +34,7 @@ from bank_tools.bench.results import (
     StageResult,
 )
 from edge_uad.inference.backbones import CPU_PROVIDERS
+from edge_uad.inference.backbones.tiled import tiled
 from edge_uad.interfaces import Backbone
 from edge_uad.progress import Progress
 from edge_uad.records import Decision, Float32, Frame
@@ -72,8 +74,9 @@ def run_bench(options: BenchOptions, progress: Progress) -> BenchResult:
     backbone = load_backbone(options.model, provider=options.provider, threads=options.threads)
     card = backbone.card
     stages = measure_stages(options, progress)
-    line = measure_line(options, backbone, progress)
-    n_queries = stages.foreground_ratio * card.grid_hw[0] * card.grid_hw[1]
+    line = measure_line(options, tiled(backbone, stages.tiling), progress)
+    n_queries = stages.foreground_ratio * math.prod(stages.grid_hw)
+    n_tiles = 1 if stages.tiling is None else math.prod(stages.tiling.tiles_hw)
     settings: Sequence[Setting] = ()
     if options.compare:
         settings = settings_to_compare(n_cores=os.cpu_count() or 1, batches=options.batches, folder=options.folder)
@@ -82,7 +85,7 @@ def run_bench(options: BenchOptions, progress: Progress) -> BenchResult:
         stages=stages,
         line=line,
         card=card,
-        arithmetic=arithmetic_of(card, n_queries=n_queries, n_bank=stages.n_bank),
+        arithmetic=arithmetic_of(card, n_queries=n_queries, n_bank=stages.n_bank, n_tiles=n_tiles),
         live=[measure_live(options, n, line.line_hz, progress) for n in options.live],
         settings=measure_settings(options, settings, progress) if settings else [],
     )
@@ -127,6 +130,8 @@ def measure_stages(options: BenchOptions, progress: Progress) -> StageResult:
         foreground_ratio=float(np.mean(foreground)),
         decisions=dict(decisions),
         n_bank=inspector.manifest.n_patches,
+        grid_hw=inspector.manifest.grid_hw,
+        tiling=inspector.manifest.tiling,
     )
 
 

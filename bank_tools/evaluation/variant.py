@@ -54,5 +54,5 @@ def embedder_of(backbone: Backbone, variant: Variant) -> Embedder:
     if not variant.bpm_soft:
         return embedder
     return EveryPatchEmbedder(
-        backbone=backbone, preprocessor=embedder.preprocessor, bpm_kernel=variant.recipe.bpm_kernel
+        backbone=embedder.backbone, preprocessor=embedder.preprocessor, bpm_kernel=variant.recipe.bpm_kernel
     )

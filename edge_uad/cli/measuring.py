@@ -110,7 +110,7 @@ def make_context(
     cache = EmbeddingCache(cache_dir() / "embeddings", max_bytes=max_bytes) if max_bytes else None
     sample_embedder = SampleEmbedder(
         embedder,
-        preprocessing=f"{recipe.geometry} {recipe.roi}",
+        preprocessing=f"{recipe.geometry} {recipe.roi}" + (f" {recipe.tiling}" if recipe.tiling else ""),
         runtime=provider,
         cache=cache,
         workers=workers,

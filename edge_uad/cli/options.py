@@ -14,7 +14,7 @@ from edge_uad.records import Box, Geometry, Provider, SearchDevice
 
 if TYPE_CHECKING:
     from bank_tools.bank.recipe import Recipe
-    from edge_uad.records import ModelCard
+    from edge_uad.records import ModelCard, Tiling
 
 ModelOption = Annotated[
     Path | None,
@@ -70,6 +70,18 @@ ApartOption = Annotated[
     float,
     typer.Option("--apart", help="Before the coreset, drop patches nearer than this squared distance to one kept."),
 ]
+TilesOption = Annotated[
+    str,
+    typer.Option(
+        "--tiles", help="See each picture as ROWSxCOLUMNS overlapping tiles, each at the model's input size: 3x1."
+    ),
+]
+TileOverlapOption = Annotated[
+    int | None,
+    typer.Option(
+        "--tile-overlap", min=0, help="By how many patches tiles overlap.", show_default="a quarter of a tile's"
+    ),
+]
 RoiOption = Annotated[str | None, typer.Option("--roi", help="Region of interest x,y,w,h in image pixels.")]
 FalseAlarmRateOption = Annotated[
     float, typer.Option("--false-alarm-rate", help="Part of good parts that may be called anomalous.")
@@ -95,6 +107,39 @@ def parse_roi(text: str | None) -> Box | None:
     return x, y, w, h
 
 
+def parse_tiles(text: str) -> tuple[int, int]:
+    """``3x1`` → rows and columns of tiles.
+
+    Raises:
+        UsageError: something else.
+    """
+    rows, _, columns = text.partition("x")
+    if not all(part.isascii() and part.isdigit() and int(part) > 0 for part in (rows, columns)):
+        raise UsageError(f"--tiles is {text!r}; give rows and columns of tiles, such as 3x1 for a tall picture")
+    return int(rows), int(columns)
+
+
+def tiling_of(card: "ModelCard", tiles: str, overlap: int | None) -> "Tiling | None":
+    """The tiling asked for; None for one tile, the whole picture.
+
+    Args:
+        card: of the model.
+        tiles: as ``--tiles``.
+        overlap: of neighbours, in patches; None for a quarter of a tile's side.
+
+    Raises:
+        UsageError: the tiles are none.
+    """
+    from edge_uad.records import Tiling
+
+    tiles_hw = parse_tiles(tiles)
+    if tiles_hw == (1, 1):
+        return None
+    height, width = card.grid_hw
+    quarter = (height // 4, width // 4)
+    return Tiling(tiles_hw=tiles_hw, overlap_hw=quarter if overlap is None else (overlap, overlap))
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RecipeOptions:
     """How a bank is built and judges: the options of build-bank, evaluate and ablate."""
@@ -107,12 +152,15 @@ class RecipeOptions:
     neighbours: NeighboursOption = 1
     geometry: GeometryOption = Geometry.STRETCH
     roi: RoiOption = None
+    tiles: TilesOption = "1x1"
+    tile_overlap: TileOverlapOption = None
     false_alarm_rate: FalseAlarmRateOption = 0.01
     seed: SeedOption = 0
 
     def __post_init__(self) -> None:
-        """Raise UsageError for a region of interest that is none, before a model is loaded."""
+        """Raise UsageError for a region of interest or tiles that are none, before a model is loaded."""
         parse_roi(self.roi)
+        parse_tiles(self.tiles)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -135,7 +183,12 @@ def recipe_of(
     from bank_tools.bank.recipe import recipe_for
 
     return replace(
-        recipe_for(card, bpm_kernel=options.bpm_kernel, top_ratio=options.top_ratio),
+        recipe_for(
+            card,
+            bpm_kernel=options.bpm_kernel,
+            top_ratio=options.top_ratio,
+            tiling=tiling_of(card, options.tiles, options.tile_overlap),
+        ),
         geometry=options.geometry,
         roi=parse_roi(options.roi),
         bpm_threshold=options.bpm_threshold,

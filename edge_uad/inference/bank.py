@@ -228,6 +228,7 @@ def _check_ranges(manifest: BankManifest) -> None:
         min(x, y) >= 0 and min(w, h) >= 1,
         not manifest.reduced_decode or reducible(manifest.geometry, manifest.roi),
         manifest.levels >= 1,
+        manifest.tiling is None or manifest.tiling.fits(manifest.grid_hw),
     )
     if not all(holds):
         raise ValueError("a value is out of its range")

@@ -1,7 +1,7 @@
 """Inspector: frames in, verdicts out. This file reads as the algorithm."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 
@@ -144,6 +144,11 @@ class Inspector:
         self.on_one_core = on_one_core or self
         """Gives the same verdicts using one core only, where it was made so."""
         self._input_hw = embedder.backbone.card.input_hw
+
+    @property
+    def backbone(self) -> Backbone:
+        """What embeds its frames."""
+        return self._embedder.backbone
 
     @property
     def manifest(self) -> BankManifest:
@@ -302,7 +307,7 @@ class Inspector:
 
 
 def inspect_together(requests: Sequence[tuple[Inspector, AnyFrame]]) -> list[Verdict]:
-    """Judge frames in one inference, each by its own inspector; the inspectors share a backbone.
+    """Judge frames together, each by its own inspector: one inference for all that share a backbone.
 
     Decisions are those of ``inspect``; scores agree to ``BATCH_TOLERANCE``.
     """
@@ -316,11 +321,20 @@ def inspect_together(requests: Sequence[tuple[Inspector, AnyFrame]]) -> list[Ver
             pictures[place] = (inspector, frame, inspector.pixels(frame))
         except FrameError as error:
             verdicts[place] = inspector.invalid(frame, str(error))
-    if pictures:
-        embedded = requests[0][0].embed_together([pixels for _, _, pixels in pictures.values()])
-        for (place, (inspector, frame, _)), embedding in zip(pictures.items(), embedded, strict=True):
+    for places in _by_backbone({place: inspector for place, (inspector, _, _) in pictures.items()}):
+        embedded = pictures[places[0]][0].embed_together([pictures[place][2] for place in places])
+        for place, embedding in zip(places, embedded, strict=True):
+            inspector, frame, _ = pictures[place]
             verdicts[place] = inspector.judge_embedding(frame, embedding)
     return [verdicts[place] for place in range(len(requests))]
+
+
+def _by_backbone(inspectors: Mapping[int, Inspector]) -> Iterable[list[int]]:
+    """The places of inspectors that share a backbone: a bank that sees tiles has one of its own."""
+    groups: dict[int, list[int]] = {}
+    for place, inspector in inspectors.items():
+        groups.setdefault(id(inspector.backbone), []).append(place)
+    return groups.values()
 
 
 def _latency_ms(frame: Frame | UnreadableFrame) -> float:

@@ -11,6 +11,7 @@ from typing import Any
 from edge_uad.errors import BankError, ModelError, SettingsError
 from edge_uad.inference.backbones import CPU_PROVIDERS, open_backbone
 from edge_uad.inference.backbones.certificate import require_certificate
+from edge_uad.inference.backbones.tiled import tiled
 from edge_uad.inference.bank import PatchBank, short_id
 from edge_uad.inference.inspector import Embedder, Inspector
 from edge_uad.inference.preprocess import Preprocessor
@@ -106,7 +107,7 @@ def make_embedder(
 def bank_embedder(backbone: Backbone, manifest: BankManifest, *, on_stage: StageTimer | None = None) -> Embedder:
     """The stages up to the mask, set as a bank demands."""
     return make_embedder(
-        backbone,
+        tiled(backbone, manifest.tiling),
         geometry=manifest.geometry,
         roi=manifest.roi,
         bpm_kernel=manifest.bpm_kernel,
@@ -154,7 +155,7 @@ def load_inspector(
     embedder = bank_embedder(backbone, manifest, on_stage=on_stage)
     if on_one_core is None:
         return Inspector(embedder=embedder, bank=bank)
-    alone = Inspector(embedder=embedder.run_by(on_one_core), bank=bank.searched_by(threads=1))
+    alone = Inspector(embedder=embedder.run_by(tiled(on_one_core, manifest.tiling)), bank=bank.searched_by(threads=1))
     return Inspector(embedder=embedder, bank=bank, on_one_core=alone)
 
 

@@ -167,6 +167,8 @@ def test_the_tables_show_what_was_measured() -> None:
             stages={"decode": Timing(4, 3.0, 4.0), "heatmap": timing, "overlay": timing},
             whole=timing,
             foreground_ratio=0.5,
+            grid_hw=(16, 16),
+            tiling=None,
             decisions={"normal": 4},
             n_bank=5000,
         ),

@@ -15,7 +15,8 @@ from edge_uad.cli.build_bank import build_bank
 from edge_uad.cli.evaluate import evaluate
 from edge_uad.cli.options import MachineOptions, RecipeOptions, recipe_of, with_option_groups
 from edge_uad.errors import UsageError
-from edge_uad.records import Geometry
+from edge_uad.inference.masking import default_kernel
+from edge_uad.records import Geometry, Tiling
 from tests.fakes import FakeBackbone
 
 CARD = FakeBackbone().card
@@ -28,6 +29,8 @@ NOT_DEFAULT = {
     "neighbours": 4,
     "geometry": Geometry.PAPER,
     "roi": "1,2,30,40",
+    "tiles": "3x2",
+    "tile_overlap": 2,
     "false_alarm_rate": 0.2,
     "seed": 9,
 }
@@ -37,13 +40,31 @@ def test_the_options_defaults_are_the_recipes() -> None:
     assert recipe_of(CARD, RecipeOptions(), MachineOptions()) == recipe_for(CARD)
 
 
-@pytest.mark.parametrize("name", [field.name for field in fields(RecipeOptions)])
+TILED = ("tiles", "tile_overlap")
+"""One field of the recipe, of both together."""
+
+
+@pytest.mark.parametrize("name", [field.name for field in fields(RecipeOptions) if field.name not in TILED])
 def test_every_option_changes_one_field_of_the_recipe(name: str) -> None:
     changed = recipe_of(CARD, replace(RecipeOptions(), **{name: NOT_DEFAULT[name]}), MachineOptions())
     field = {"coreset": "coreset_ratio"}.get(name, name)
     value = (1, 2, 30, 40) if name == "roi" else NOT_DEFAULT[name]
     expected: dict[str, object] = {field: value}
     assert changed == replace(recipe_for(CARD), **expected) != recipe_for(CARD)
+
+
+@pytest.mark.parametrize(("overlap", "expected"), [(None, (1, 1)), (0, (0, 0)), (2, (2, 2))])
+def test_tiles_overlap_by_a_quarter_unless_told(overlap: int | None, expected: tuple[int, int]) -> None:
+    recipe = recipe_of(CARD, RecipeOptions(tiles="3x2", tile_overlap=overlap), MachineOptions())
+    assert recipe.tiling == Tiling(tiles_hw=(3, 2), overlap_hw=expected)
+    # the mask is smoothed as the whole grid demands
+    assert recipe.bpm_kernel == default_kernel(recipe.tiling.grid_hw(CARD.grid_hw))
+
+
+@pytest.mark.parametrize("text", ["3", "3x", "x3", "0x1", "3x1x1", "-1x2", "1.5x1", "~/x", "²x1"])
+def test_tiles_that_are_none_are_refused_before_any_work(text: str) -> None:
+    with pytest.raises(UsageError, match="--tiles is"):
+        RecipeOptions(tiles=text)
 
 
 def test_where_it_runs_reaches_the_recipe() -> None:
