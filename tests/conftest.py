@@ -75,6 +75,17 @@ def default_model() -> Path:
 
 
 @pytest.fixture(scope="session")
+def default_model_224(default_model: Path) -> Path:
+    """The same weights and levels at a quarter of the pixels, for what is not about detail; kept in the cache."""
+    from rich.console import Console  # noqa: PLC0415  # as above
+
+    from edge_uad.inference.backbones import open_backbone  # noqa: PLC0415
+    from export.variants import provide_variant  # noqa: PLC0415
+
+    return provide_variant(open_backbone(default_model).card, input_px=224, console=Console(stderr=True))
+
+
+@pytest.fixture(scope="session")
 def cookies() -> Path:
     """Photographs of cookies, whole and cracked."""
     return _shared("cookies")

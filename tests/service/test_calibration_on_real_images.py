@@ -16,16 +16,16 @@ COVERAGE = 0.99
 
 
 @pytest.mark.timeout(300)
-def test_the_realised_false_alarm_rate_is_the_asked_one(default_model: Path, tiles: Path, tmp_path: Path) -> None:
+def test_the_realised_false_alarm_rate_is_the_asked_one(default_model_224: Path, tiles: Path, tmp_path: Path) -> None:
     learned = tmp_path / "learned"
     learned.mkdir()
     for file in image_files(str(tiles / "train" / "good"))[::4][:N_LEARNED]:
         (learned / file.name).symlink_to(file)
     bank = tmp_path / "bank.safetensors"
     rate = ("--false-alarm-rate", FALSE_ALARM_RATE)
-    edge_uad("build-bank", learned, "--model", default_model, "--out", bank, *rate, timeout_s=240)
+    edge_uad("build-bank", learned, "--model", default_model_224, "--out", bank, *rate, timeout_s=240)
     good = tiles / "test" / "good"
-    done = edge_uad("inspect", good, "--bank", bank, "--model", default_model, "--json", timeout_s=240)
+    done = edge_uad("inspect", good, "--bank", bank, "--model", default_model_224, "--json", timeout_s=240)
     held_out = [json.loads(line) for line in done.stdout.splitlines()]
     false_alarms = sum(verdict["decision"] == "anomalous" for verdict in held_out)
     # The threshold is itself drawn from N_LEARNED good parts. Of such thresholds the number of false alarms among
