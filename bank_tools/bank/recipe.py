@@ -67,6 +67,7 @@ def recipe_for(
     *,
     bpm_kernel: int | None = None,
     top_ratio: float | None = None,
+    levels: int | None = None,
     tiling: Tiling | None = None,
 ) -> Recipe:
     """The default recipe of a model.
@@ -75,6 +76,7 @@ def recipe_for(
         card: of the model.
         bpm_kernel: None for the default of its patch grid.
         top_ratio: None for the model's own.
+        levels: None for the model's own.
         tiling: None to see pictures as a whole.
 
     Raises:
@@ -91,7 +93,19 @@ def recipe_for(
         tiling=tiling,
         bpm_kernel=default_kernel(grid_hw) if bpm_kernel is None else bpm_kernel,
         top_ratio=card.top_ratio if top_ratio is None else top_ratio,
-        levels=card.levels,
+        levels=card.levels if levels is None else levels,
+    )
+
+
+def check_levels(asked: int, of_model: int) -> None:
+    """Raise UsageError unless patches of so many levels can be searched at those asked for."""
+    if asked in (1, of_model):
+        return
+    if of_model == 1:
+        raise UsageError(f"the model's patches have one level, {asked} were asked for; use levels=1, or leave it out")
+    raise UsageError(
+        f"the model's patches have {of_model} levels, {asked} were asked for; use {of_model}, or 1 for one search of "
+        "all of them together"
     )
 
 
@@ -125,11 +139,7 @@ def embedder_for(backbone: Backbone, recipe: Recipe) -> Embedder:
     Raises:
         UsageError: the recipe's levels are not the model's.
     """
-    if recipe.levels not in (1, backbone.card.levels):
-        raise UsageError(
-            f"the model's patches have {backbone.card.levels} levels, {recipe.levels} were asked for; use "
-            f"{backbone.card.levels}, or 1 for one search of all of them together"
-        )
+    check_levels(recipe.levels, backbone.card.levels)
     backbone = tiled(backbone, recipe.tiling)
     embedder = make_embedder(
         backbone,

@@ -69,7 +69,8 @@ class Point:
         Raises:
             UsageError: a value that the recipe does not allow.
         """
-        for knob, value in self.changes:
+        levels_first = sorted(self.changes, key=lambda change: change[0] != "levels")  # what others are refused for
+        for knob, value in levels_first:
             variant = _applied(variant, knob, value)
         return variant
 
@@ -223,7 +224,7 @@ def _squared_distance(text: str) -> float:
     try:
         return float(text)
     except ValueError:
-        raise UsageError(f"--sweep apart has the value {text!r}; use squared distances, such as 0.05") from None
+        raise UsageError(f"the setting apart has the value {text!r}; use squared distances, such as 0.05") from None
 
 
 def _changed(recipe: Recipe, knob: str, value: str) -> Recipe:
@@ -231,18 +232,18 @@ def _changed(recipe: Recipe, knob: str, value: str) -> Recipe:
     try:
         parsed = parse(value)
     except ValueError:
-        raise UsageError(f"--sweep {knob} has the value {value!r}, which it cannot take") from None
+        raise UsageError(f"the setting {knob} has the value {value!r}, which it cannot take") from None
     changed: dict[str, object] = {name: parsed}
     return replace(recipe, **changed)  # type: ignore[arg-type]  # each knob's parser gives its field's type
 
 
 def _yes_no(knob: str, value: str) -> bool:
     if value not in YES_NO:
-        raise UsageError(f"--sweep {knob} has the value {value!r}; use yes or no")
+        raise UsageError(f"the setting {knob} has the value {value!r}; use yes or no")
     return YES_NO[value]
 
 
 def _number(knob: str, value: str) -> int:
     if not value.isdecimal() or int(value) < 1:
-        raise UsageError(f"--sweep {knob} has the value {value!r}; use whole numbers from 1")
+        raise UsageError(f"the setting {knob} has the value {value!r}; use whole numbers from 1")
     return int(value)

@@ -33,7 +33,7 @@ class Variant:
         if self.recipe.levels > 1 and (self.reweighted or self.scales != ONE_SCALE):
             raise UsageError("scales and weights are for patches of one level; add levels=1, or leave them out")
         if not 0 <= self.min_distance < 4:
-            raise UsageError(f"--apart is {self.min_distance:g}; use a squared distance from 0 to below 4")
+            raise UsageError(f"the setting apart is {self.min_distance:g}; use a squared distance from 0 to below 4")
 
 
 def parse_scales(text: str) -> tuple[int, ...]:

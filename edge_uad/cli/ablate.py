@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from bank_tools.evaluation.detection import EvaluationContext
     from bank_tools.evaluation.variant import Variant
     from edge_uad.interfaces import Backbone
+    from edge_uad.records import ModelCard
 
 
 @with_option_groups
@@ -86,6 +87,7 @@ def ablate(
         model=model,
         default=chosen,
         kernel_follows_grid=recipe.bpm_kernel is None,
+        levels_follow_model=recipe.levels is None,
         machine=machine,
         workers=workers,
         cache_gib=cache_gib,
@@ -94,7 +96,7 @@ def ablate(
         calibrated=calibrate,
     )
     for point in points:
-        check_point(point, chosen, model)
+        factory.check(point)
     outcome = run(dataset, sweeps, points, factory.context_for, n_good=good, on_row=_print_row)
     default = factory.context_for(points[0])
     write_results(outcome, default, out / "results.json")
@@ -111,6 +113,7 @@ class VariantFactory:
     model: "Backbone"
     default: "Variant"
     kernel_follows_grid: bool
+    levels_follow_model: bool
     machine: MachineOptions
     workers: int
     cache_gib: float
@@ -121,16 +124,9 @@ class VariantFactory:
 
     def context_for(self, point: "Point") -> "EvaluationContext":
         """The context of one point."""
-        from edge_uad.inference.masking import default_kernel
-
-        model = self._model_for(point)
-        default = self.default
-        if self.kernel_follows_grid:
-            recipe = replace(default.recipe, bpm_kernel=default_kernel(model.card.grid_hw))
-            default = replace(default, recipe=recipe)
         return make_context(
-            model,
-            point.applied(default),
+            self._model_for(point),
+            self.variant(point),
             provider=self.machine.provider,
             workers=self.workers,
             cache_gib=self.cache_gib,
@@ -138,6 +134,57 @@ class VariantFactory:
             progress=TerminalProgress(),
             pixels=self.pixels,
             calibrated=self.calibrated,
+        )
+
+    def check(self, point: "Point") -> None:
+        """Refuse what cannot be measured before the first hour of work.
+
+        Raises:
+            UsageError: a value that cannot be, or a change of a model whose weights have no name.
+        """
+        self.variant(point)
+        point.n_good(None)
+        if point.model_changes():
+            from export.variants import require_named
+
+            require_named(self.model.card)
+
+    def variant(self, point: "Point") -> "Variant":
+        """The default with the point's changes; levels and mask kernel follow the point's model unless they are told.
+
+        Raises:
+            UsageError: a value that cannot be, or levels that the model's patches do not have.
+        """
+        from bank_tools.bank.recipe import check_levels
+        from edge_uad.inference.masking import default_kernel
+
+        card = self.card(point)
+        recipe = self.default.recipe
+        if self.kernel_follows_grid:
+            recipe = replace(recipe, bpm_kernel=default_kernel(card.grid_hw))
+        if self.levels_follow_model and "levels" not in dict(point.changes):
+            recipe = replace(recipe, levels=card.levels)
+        changed = point.applied(replace(self.default, recipe=recipe))
+        check_levels(changed.recipe.levels, card.levels)
+        return changed
+
+    def card(self, point: "Point") -> "ModelCard":
+        """The card of the point's model, as far as it is known without an export: the id is the default model's.
+
+        Raises:
+            UsageError: a value that cannot be.
+        """
+        card = self.model.card
+        settings = _model_settings(point.model_changes())
+        if "input_px" in settings:
+            side_px = settings["input_px"]
+            card = replace(card, input_hw=(side_px, side_px), grid_hw=(side_px // card.patch_px,) * 2)
+        return replace(
+            card,
+            layers=settings.get("layers", card.layers),
+            join=settings.get("join", card.join),
+            attention_layer=settings.get("attention_layer", card.attention_layer),
+            neighbourhood=settings.get("neighbourhood", card.neighbourhood),
         )
 
     def _model_for(self, point: "Point") -> "Backbone":
@@ -175,7 +222,7 @@ class _ModelSettings(TypedDict, total=False):
 def _model_settings(changes: dict[str, str]) -> _ModelSettings:
     settings: _ModelSettings = {}
     if "layers" in changes:
-        settings["layers"] = parse_layers(changes["layers"].replace("+", ","))
+        settings["layers"] = _layers(changes["layers"])
     if "attention-layer" in changes:
         settings["attention_layer"] = _whole("attention-layer", changes)
     if "input" in changes:
@@ -192,28 +239,22 @@ def _join(value: str) -> Join:
         case "mean" | "concat" | "levels":
             return value
         case _:
-            raise UsageError(f"--sweep join has the value {value!r}; use mean, concat or levels")
+            raise UsageError(f"the setting join has the value {value!r}; use mean, concat or levels")
+
+
+def _layers(value: str) -> tuple[int, ...]:
+    try:
+        return parse_layers(value.replace("+", ","))
+    except UsageError:
+        raise UsageError(
+            f"the setting layers has the value {value!r}; give 0-based blocks as 2-9, or 2+5+8, or 11"
+        ) from None
 
 
 def _whole(knob: str, changes: dict[str, str]) -> int:
     if not changes[knob].isdecimal():
-        raise UsageError(f"--sweep {knob} has the value {changes[knob]!r}; use whole numbers")
+        raise UsageError(f"the setting {knob} has the value {changes[knob]!r}; use whole numbers")
     return int(changes[knob])
-
-
-def check_point(point: "Point", default: "Variant", model: "Backbone") -> None:
-    """Refuse what cannot be measured before the first hour of work.
-
-    Raises:
-        UsageError: a value that cannot be, or a change of a model whose weights have no name.
-    """
-    point.applied(default)
-    point.n_good(None)
-    if changes := point.model_changes():
-        _model_settings(changes)
-        from export.variants import require_named
-
-        require_named(model.card)
 
 
 def _print_row(row: "Row") -> None:

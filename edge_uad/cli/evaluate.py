@@ -139,6 +139,7 @@ def evaluate(
                 model=model,
                 default=variant,
                 kernel_follows_grid=recipe.bpm_kernel is None,
+                levels_follow_model=recipe.levels is None,
                 machine=machine,
                 workers=workers,
                 cache_gib=cache_gib,

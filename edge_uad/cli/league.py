@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from edge_uad.cli.ablate import VariantFactory, check_point, variant_path
+from edge_uad.cli.ablate import VariantFactory, variant_path
 from edge_uad.cli.console import note, print_json, stderr, warn
 from edge_uad.cli.measuring import print_tables, print_warnings
 
@@ -55,7 +55,7 @@ def run_league(
     candidates = candidates_of(candidate_texts)
     sets = sets_of(datasets)
     for candidate in candidates:
-        check_point(candidate.point, factory.default, factory.model)
+        factory.check(candidate.point)
     timer = _Timer(factory, model_path)
     models: dict[str, str] = {}
     steps: list[StepCache] = []

@@ -55,6 +55,15 @@ TopRatioOption = Annotated[
     float | None,
     typer.Option("--top-ratio", help="Part of the patches that makes the score.", show_default="the model's"),
 ]
+LevelsOption = Annotated[
+    int | None,
+    typer.Option(
+        "--levels",
+        min=1,
+        help="Parts of each patch searched by themselves: the model's levels, or 1 for one search of them together.",
+        show_default="the model's",
+    ),
+]
 NeighboursOption = Annotated[int, typer.Option("--neighbours", min=1, help="Bank patches each patch is compared to.")]
 GeometryOption = Annotated[Geometry, typer.Option("--geometry", help="How images come to the model's size.")]
 TurnGoodOption = Annotated[bool, typer.Option("--turn-good", help="Learn each good image in all four orientations.")]
@@ -142,13 +151,14 @@ def tiling_of(card: "ModelCard", tiles: str, overlap: int | None) -> "Tiling | N
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RecipeOptions:
-    """How a bank is built and judges: the options of build-bank, evaluate and ablate."""
+    """How a bank is built and judges: the options of build-bank, evaluate, ablate and tune."""
 
     coreset: CoresetOption = 0.1
     max_patches: MaxPatchesOption = 10_000
     bpm_kernel: BpmKernelOption = None
     bpm_threshold: BpmThresholdOption = None
     top_ratio: TopRatioOption = None
+    levels: LevelsOption = None
     neighbours: NeighboursOption = 1
     geometry: GeometryOption = Geometry.STRETCH
     roi: RoiOption = None
@@ -187,6 +197,7 @@ def recipe_of(
             card,
             bpm_kernel=options.bpm_kernel,
             top_ratio=options.top_ratio,
+            levels=options.levels,
             tiling=tiling_of(card, options.tiles, options.tile_overlap),
         ),
         geometry=options.geometry,

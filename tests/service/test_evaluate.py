@@ -215,6 +215,8 @@ def test_an_ablation_has_a_row_for_each_point(tree: Path, tiny_model: Path, tmp_
         (["--sweep", "bpm-kernel=2"], "the BPM kernel is 2"),
         (["--sweep", "kernel=1"], "with a knob of bpm-kernel"),
         (["--sweep", "layers=x"], "give 0-based blocks"),
+        (["--sweep", "levels=1,2"], "the model's patches have one level, 2 were asked for"),
+        (["--levels", "3", "--sweep", "seed=1"], "the model's patches have one level, 3 were asked for"),
         (["--sweep", "layers=1"], "whose weights edge-uad cannot find by name"),
     ],
 )

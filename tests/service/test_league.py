@@ -149,6 +149,12 @@ def test_one_root_with_a_candidate_is_a_league_of_its_categories(
         (["--candidate", "a: kernel=1"], "with one of bpm-kernel"),
         (["--candidate", "a: bpm-kernel=2"], "the BPM kernel is 2"),
         (["--candidate", "a: layers=1"], "whose weights edge-uad cannot find by name"),
+        (["--candidate", "a: levels=2"], "the model's patches have one level, 2 were asked for"),
+        (["--candidate", "a: levels=x"], "the setting levels has the value 'x'"),
+        (
+            ["--candidate", "a: layers=5+x"],
+            "the setting layers has the value '5+x'; give 0-based blocks as 2-9, or 2+5+8",
+        ),
         (["--candidate", "default: seed=1"], "default names two candidates"),
         (["--task", "low-shot"], "give --task low-shot one root alone"),
         (["--categories", "nut"], "--categories chooses among those of one root"),

@@ -26,6 +26,7 @@ NOT_DEFAULT = {
     "bpm_kernel": 3,
     "bpm_threshold": 0.2,
     "top_ratio": 0.5,
+    "levels": 2,
     "neighbours": 4,
     "geometry": Geometry.PAPER,
     "roi": "1,2,30,40",

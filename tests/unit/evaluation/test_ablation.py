@@ -42,6 +42,12 @@ def test_settings_of_the_model_are_kept_apart_from_those_of_the_recipe() -> None
     assert point.applied(DEFAULT).recipe.bpm_kernel == 1
 
 
+def test_levels_come_first_because_others_are_refused_for_them() -> None:
+    two = Variant(recipe=Recipe(bpm_kernel=3, levels=2))
+    changed = Point((("reweighted", "yes"), ("levels", "1"))).applied(two)
+    assert changed == Variant(recipe=DEFAULT.recipe, reweighted=True)
+
+
 def test_how_many_good_images_are_learned() -> None:
     assert Point((("good", "7"),)).n_good(None) == 7
     assert Point().n_good(12) == 12
@@ -69,8 +75,9 @@ def test_what_is_no_sweep_shows_the_knobs(text: str) -> None:
     ],
 )
 def test_a_value_that_cannot_be_is_refused(knob: str, value: str, message: str) -> None:
-    with pytest.raises(UsageError, match=message):
+    with pytest.raises(UsageError, match=message) as refused:
         Point(((knob, value),)).applied(DEFAULT)
+    assert "--sweep" not in str(refused.value)  # it may be of a --candidate
 
 
 def test_a_number_of_good_images_below_one_is_refused() -> None:
