@@ -11,7 +11,7 @@ from bank_tools.evaluation.variant import Variant
 from edge_uad.cli.ablate import VariantFactory
 from edge_uad.cli.options import MachineOptions
 from edge_uad.errors import UsageError
-from edge_uad.records import Join, ModelCard
+from edge_uad.records import ModelCard
 from tests.fakes import FakeBackbone
 
 

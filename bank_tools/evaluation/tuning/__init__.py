@@ -1,0 +1,1 @@
+"""Choosing among settings with a few rejects at hand."""
