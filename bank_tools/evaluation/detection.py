@@ -93,7 +93,7 @@ class EvaluationContext:
         recipe = replace(self.variant.recipe, seed=seed)
         return replace(self, variant=replace(self.variant, recipe=recipe))
 
-    def search(self, good: Sequence[Sample], test: Sequence[Sample]) -> DistanceTable:
+    def search(self, good: Sequence[Sample], test: Sequence[Sample], *, test_in_folds: bool = False) -> DistanceTable:
         """See :func:`bank_tools.evaluation.distance_table.measure`."""
         return measure(
             good,
@@ -103,6 +103,7 @@ class EvaluationContext:
             steps=self.steps,
             progress=self.progress,
             calibrated=self.calibrated,
+            test_in_folds=test_in_folds,
         )
 
 

@@ -1,7 +1,7 @@
 """DistanceTable: patch distances of test samples to a bank of good ones; every metric is computed from it."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 
 import numpy as np
@@ -47,6 +47,8 @@ class DistanceTable:
     """Good samples that the bank learned from."""
     bpm_threshold: float
     """Of the mask, as it was told or decided; 0 where every patch was kept."""
+    test_by_fold: Float32
+    """(folds, n, N), of the test samples against the coresets of the calibration; no folds where not asked for."""
     skipped: tuple[tuple[str, str], ...] = field(default=())
     """Good samples that could not be used, and why."""
 
@@ -57,10 +59,23 @@ class DistanceTable:
             for row, reason in zip(self.test, self.reasons, strict=True)
         ]
 
+    def scores_by_fold(self, *, top_ratio: float, grid_hw: tuple[int, int]) -> list[float | None]:
+        """As :meth:`scores`, each the mean over the folds: to be held against the scores of the good samples."""
+        return [
+            None
+            if reason
+            else float(np.mean([image_score(distances_of(row, grid_hw), top_ratio=top_ratio) for row in rows]))
+            for rows, reason in zip(self.test_by_fold.swapaxes(0, 1), self.reasons, strict=True)
+        ]
+
     def calibration_scores(self, *, top_ratio: float, grid_hw: tuple[int, int]) -> Float32:
         """(m,), ascending."""
+        return np.sort(self.good_scores(top_ratio=top_ratio, grid_hw=grid_hw))
+
+    def good_scores(self, *, top_ratio: float, grid_hw: tuple[int, int]) -> Float32:
+        """(m,), cross-fitted, in the order of the good samples that were not skipped."""
         scores = [image_score(distances_of(row, grid_hw), top_ratio=top_ratio) for row in self.calibration]
-        return np.sort(np.asarray(scores, np.float32))
+        return np.asarray(scores, np.float32)
 
     def threshold(self, recipe: Recipe, grid_hw: tuple[int, int]) -> float | None:
         """Calibrated on the good samples alone; None where there were fewer than two."""
@@ -87,6 +102,7 @@ def measure(
     steps: StepCache,
     progress: Progress,
     calibrated: bool = True,
+    test_in_folds: bool = False,
 ) -> DistanceTable:
     """Build a bank of good samples, search it for every test sample; or read what an earlier run found.
 
@@ -98,11 +114,12 @@ def measure(
         steps: where finished searches are kept.
         progress: shows every step.
         calibrated: whether the good samples are scored against one another too.
+        test_in_folds: whether the test samples are scored against the calibration's coresets as well.
 
     Raises:
         UsageError: no good sample can be used.
     """
-    key = digest_of(_facts(good, test, variant, sample_embedder, calibrated=calibrated))
+    key = digest_of(_facts(good, test, variant, sample_embedder, calibrated=calibrated, test_in_folds=test_in_folds))
     kept = steps.get(key)
     if kept is None:
         kept = _to_tensors(
@@ -114,6 +131,7 @@ def measure(
                 sample_embedder=sample_embedder,
                 progress=progress,
                 calibrated=calibrated,
+                test_in_folds=test_in_folds,
             )
         )
         steps.put(key, kept)
@@ -129,6 +147,7 @@ def _search(
     sample_embedder: SampleEmbedder,
     progress: Progress,
     calibrated: bool,
+    test_in_folds: bool,
 ) -> DistanceTable:
     embedded = sample_embedder.embed_all(good, progress, "embedding", rotated=variant.rotated)
     images = embedded.embeddings
@@ -144,13 +163,18 @@ def _search(
     size = coreset_size(int(images.n_foreground.sum()), recipe.coreset_ratio, recipe.max_patches)
     with progress.step("choosing", size * len(variant.scales), "patches") as done:
         search = ReferenceSearch(images, variant, on_chosen=done)
-    calibration = _calibrate(images, variant, progress) if calibrated else np.empty((0, 0), np.float32)
-    rows, reasons, ratios = _score(test, search, sample_embedder, progress)
+    in_folds = test if test_in_folds else ()
+    calibration, by_fold = np.empty((0, 0), np.float32), np.empty((0, 0, 0), np.float32)
+    if calibrated:
+        calibration, by_fold = _calibrate(images, variant, progress, in_folds, sample_embedder)
+    with progress.step("scoring", len(test), "images") as done:
+        rows, reasons, ratios = _score(test, search, sample_embedder, done)
     return DistanceTable(
         key=key,
         test=rows,
         reasons=tuple(reasons),
         calibration=calibration,
+        test_by_fold=by_fold,
         foreground_ratio=float(np.mean(ratios)) if ratios else None,
         n_patches=search.n_patches,
         n_good=_n_images(images, variant),
@@ -160,40 +184,56 @@ def _search(
 
 
 def _score(
-    test: Sequence[Sample], search: ReferenceSearch, sample_embedder: SampleEmbedder, progress: Progress
+    test: Sequence[Sample], search: ReferenceSearch, sample_embedder: SampleEmbedder, done: Callable[[int], None]
 ) -> tuple[Float32, list[str], list[float]]:
     """Distances (n, N), reasons (n,), and the foreground ratios of the samples judged."""
     rows = np.zeros((len(test), int(np.prod(sample_embedder.embedder.backbone.card.grid_hw))), np.float32)
     reasons: list[str] = []
     ratios: list[float] = []
-    with progress.step("scoring", len(test), "images") as done:
-        for row, views in zip(rows, sample_embedder.views_of(test), strict=True):
-            if isinstance(views, FrameError):
-                reasons.append(str(views))
-            else:
-                [image] = views
-                row[:] = search(image).squared
-                reasons.append("")
-                ratios.append(float(image.mask.foreground.mean()))
-            done(1)
+    for row, views in zip(rows, sample_embedder.views_of(test), strict=True):
+        if isinstance(views, FrameError):
+            reasons.append(str(views))
+        else:
+            [image] = views
+            row[:] = search(image).squared
+            reasons.append("")
+            ratios.append(float(image.mask.foreground.mean()))
+        done(1)
     return rows, reasons, ratios
 
 
-def _calibrate(images: EmbeddingStore, variant: Variant, progress: Progress) -> Float32:
+def _calibrate(
+    images: EmbeddingStore,
+    variant: Variant,
+    progress: Progress,
+    in_folds: Sequence[Sample],
+    sample_embedder: SampleEmbedder,
+) -> tuple[Float32, Float32]:
+    """Distances (m, N) of the good images, and (folds, n, N) of the samples that are scored in every fold."""
     n_images = _n_images(images, variant)
+    n_patches = len(images.mask(0).foreground)
     if n_images < 2:
-        return np.empty((0, 0), np.float32)
-    table = np.empty((n_images, len(images.mask(0).foreground)), np.float32)
-    with progress.step(f"calibrating in {fold_count(n_images)} folds", n_images, "images") as done:
+        return np.empty((0, 0), np.float32), np.empty((0, len(in_folds), n_patches), np.float32)
+    n_folds = fold_count(n_images)
+    table = np.empty((n_images, n_patches), np.float32)
+    by_fold: list[Float32] = []
+    total = n_images + n_folds * len(in_folds)
+    with progress.step(f"calibrating in {n_folds} folds", total, "images") as done:
+
+        def search_among(others: EmbeddingStore) -> ReferenceSearch:
+            search = ReferenceSearch(others, variant)
+            by_fold.append(_score(in_folds, search, sample_embedder, done)[0])
+            return search
+
         for image, distances in cross_distances(
             images,
-            lambda others: ReferenceSearch(others, variant),
+            search_among,
             seed=variant.recipe.seed,
             views=QUARTER_TURNS if variant.rotated else 1,
         ):
             table[image] = distances.squared
             done(1)
-    return table
+    return table, np.stack(by_fold)
 
 
 def _n_images(images: EmbeddingStore, variant: Variant) -> int:
@@ -207,6 +247,7 @@ def _facts(
     sample_embedder: SampleEmbedder,
     *,
     calibrated: bool,
+    test_in_folds: bool,
 ) -> object:
     recipe = {name: value for name, value in asdict(variant.recipe).items() if name not in NOT_IN_THE_SEARCH}
     return {
@@ -216,6 +257,7 @@ def _facts(
         "good": [content_digest(sample) for sample in good],
         "test": [content_digest(sample) for sample in test],
         "calibrated": calibrated,
+        **({"test_in_folds": True} if test_in_folds else {}),  # without it, steps of former runs keep their keys
     }
 
 
@@ -232,6 +274,7 @@ def _to_tensors(table: DistanceTable) -> Tensors:
     return {
         "test": table.test,
         "calibration": table.calibration,
+        **({"test_by_fold": table.test_by_fold} if table.test_by_fold.size else {}),
         "numbers": np.asarray([ratio, table.n_patches, table.n_good, table.bpm_threshold], np.float64),
         "reasons": _json_bytes(table.reasons),
         "skipped": _json_bytes(table.skipped),
@@ -245,6 +288,7 @@ def _from_tensors(key: str, tensors: Tensors) -> DistanceTable:
         test=tensors["test"],
         reasons=tuple(json.loads(tensors["reasons"].tobytes())),
         calibration=tensors["calibration"],
+        test_by_fold=tensors.get("test_by_fold", np.empty((0, *tensors["test"].shape), np.float32)),
         foreground_ratio=None if np.isnan(ratio) else ratio,
         n_patches=int(n_patches),
         n_good=int(n_good),

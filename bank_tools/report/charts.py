@@ -141,4 +141,45 @@ class Scatter:
         return None if any(len(group) for group in self.groups.values()) else "No picture: there are no points."
 
 
-Chart = Histogram | RocCurve | LineChart | BarChart | Scatter
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Strips:
+    """Scores as one tick each, a row for each name, over a threshold of 1."""
+
+    rows: Sequence[tuple[str, str, Sequence[float]]]
+    """From the top down: name, the group that gives the colour, and the scores."""
+    x_label: str
+    title: str = ""
+
+    @property
+    def description(self) -> str:
+        """For readers who cannot see the chart."""
+        return f"{self.x_label} of {', '.join(f'{len(scores)} {group} ({name})' for name, group, scores in self.rows)}"
+
+    @property
+    def missing(self) -> str | None:
+        """Why there is nothing to draw; None where there is something."""
+        return None if any(len(scores) for _, _, scores in self.rows) else "No strips: nothing was scored."
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Intervals:
+    """Differences with their intervals, one below the other, against a line at 0."""
+
+    rows: Sequence[tuple[str, Spread, bool]]
+    """From the top down: name, value with the ends of its interval, and whether it stands out."""
+    x_label: str
+    title: str = ""
+
+    @property
+    def description(self) -> str:
+        """For readers who cannot see the chart."""
+        texts = (f"{name} {one.mean:.4f} ({one.low:.4f} to {one.high:.4f})" for name, one, _ in self.rows)
+        return f"{self.x_label}: {', '.join(texts)}"
+
+    @property
+    def missing(self) -> str | None:
+        """Why there is nothing to draw; None where there is something."""
+        return None if self.rows else "No intervals: there is nothing to compare."
+
+
+Chart = Histogram | RocCurve | LineChart | BarChart | Scatter | Strips | Intervals

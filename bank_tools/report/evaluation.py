@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from bank_tools.datasets import Sample
 from bank_tools.evaluation.detection import CategoryResult, EvaluationContext, Judged
 from bank_tools.evaluation.results import Outcome
 from bank_tools.evaluation.step_cache import write_result
@@ -13,8 +14,9 @@ from bank_tools.report.page import Charts, Facts, Gallery, Notices, Picture, Sec
 from bank_tools.report.pictures import jpeg_of
 from edge_uad.errors import FrameError
 from edge_uad.inference.overlay import anchor_of, overlay
+from edge_uad.inference.preprocess import Preprocessor
 from edge_uad.inference.scoring import heatmap
-from edge_uad.records import Decision
+from edge_uad.records import Decision, PatchDistances
 
 SHOWN_PICTURES = 8
 PICTURE_PX = 300
@@ -123,13 +125,41 @@ def _gallery(title: str, group: Sequence[_Ratio], context: EvaluationContext) ->
 
 
 def _picture(judged: Judged, ratio: float, pixel_threshold: float, context: EvaluationContext) -> Picture | None:
-    try:
-        image = judged.sample.image()
-    except FrameError:
-        return None  # it could be read when it was scored
     embedder = context.sample_embedder.embedder
-    heat = heatmap(judged.distances(context.grid_hw), embedder.backbone.card.input_hw)
-    placement = embedder.preprocessor.placement((image.shape[0], image.shape[1]))
-    drawn = overlay(image, heat, threshold=anchor_of(pixel_threshold), placement=placement)
+    drawn = heat_jpeg(
+        judged.sample,
+        judged.distances(context.grid_hw),
+        anchor=anchor_of(pixel_threshold),
+        preprocessor=embedder.preprocessor,
+        input_hw=embedder.backbone.card.input_hw,
+    )
+    if drawn is None:
+        return None
     caption = f"{judged.category}/{judged.sample.name}: {judged.score:.4f}, {ratio:.2f} of the threshold"
-    return Picture(jpeg_of(drawn, longest_px=PICTURE_PX), judged.decision or "", caption)
+    return Picture(drawn, judged.decision or "", caption)
+
+
+def heat_jpeg(
+    sample: Sample,
+    distances: PatchDistances,
+    *,
+    anchor: float,
+    preprocessor: Preprocessor,
+    input_hw: tuple[int, int],
+) -> bytes | None:
+    """A sample's picture with its heat, small; None where it cannot be read again, as it could when it was scored.
+
+    Args:
+        sample: the picture.
+        distances: of its patches.
+        anchor: the heat in the middle of the colours.
+        preprocessor: that it was scored with.
+        input_hw: the model's.
+    """
+    try:
+        image = sample.image()
+    except FrameError:
+        return None
+    placement = preprocessor.placement((image.shape[0], image.shape[1]))
+    drawn = overlay(image, heatmap(distances, input_hw), threshold=anchor, placement=placement)
+    return jpeg_of(drawn, longest_px=PICTURE_PX)

@@ -15,7 +15,17 @@ from typing import Any, assert_never
 
 import numpy as np
 
-from bank_tools.report.charts import BarChart, Chart, Histogram, LineChart, RocCurve, Scatter, Spread
+from bank_tools.report.charts import (
+    BarChart,
+    Chart,
+    Histogram,
+    Intervals,
+    LineChart,
+    RocCurve,
+    Scatter,
+    Spread,
+    Strips,
+)
 from bank_tools.report.text import printable
 from edge_uad.errors import MissingExtraError
 from edge_uad.runtime.cache import cache_dir
@@ -58,8 +68,8 @@ PALETTE = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#b58900", "#56b4e9", "#5
 MARKERS = ("o", "s", "^", "D")
 INK, FAINT = "#3b4252", "#e3e7ee"
 SIZE_IN = (5.0, 3.2)
-AXIS_IN, BAR_IN = 0.8, 0.16
-"""A chart of bars is as high as its bars and an axis."""
+AXIS_IN, BAR_IN, ROW_IN = 0.8, 0.16, 0.24
+"""A chart of bars or rows is as high as these and an axis."""
 GAP_BARS = 1
 """Between two groups, in bars."""
 N_BINS = 40
@@ -139,10 +149,7 @@ def figure_of(chart: Chart) -> Figure:
 
 
 def _drawn(chart: Chart) -> Figure:
-    width_in, height_in = SIZE_IN
-    if isinstance(chart, BarChart):
-        height_in = AXIS_IN + BAR_IN * len(chart.groups) * (len(chart.series) + GAP_BARS)
-    figure = Figure(figsize=(width_in, height_in), facecolor="none")
+    figure = Figure(figsize=(SIZE_IN[0], _height_in(chart)), facecolor="none")
     axes = figure.add_subplot(facecolor="none")
     if chart.title:
         axes.set_title(_short(chart.title, MAX_TITLE_CHARACTERS))
@@ -157,10 +164,20 @@ def _drawn(chart: Chart) -> Figure:
             _draw_bars(axes, chart)
         case Scatter():
             _draw_scatter(axes, chart)
+        case Strips():
+            _draw_strips(axes, chart)
+        case Intervals():
+            _draw_intervals(axes, chart)
         case _:
             assert_never(chart)
     _add_legend(figure, axes)
     return figure
+
+
+def _height_in(chart: Chart) -> float:
+    if isinstance(chart, BarChart):
+        return AXIS_IN + BAR_IN * len(chart.groups) * (len(chart.series) + GAP_BARS)
+    return AXIS_IN + ROW_IN * len(chart.rows) if isinstance(chart, Strips | Intervals) else SIZE_IN[1]
 
 
 def _draw_histogram(axes: Axes, chart: Histogram) -> None:
@@ -315,6 +332,36 @@ def _draw_scatter(axes: Axes, chart: Scatter) -> None:
     axes.set_yticks([])
     axes.spines["bottom"].set_visible(False)
     axes.margins(0.05)
+
+
+def _draw_strips(axes: Axes, chart: Strips) -> None:
+    groups = list(dict.fromkeys(group for _, group, _ in chart.rows))
+    for index, group in enumerate(groups):
+        ticks = [
+            (score, place) for place, (_, its, scores) in enumerate(chart.rows) if its == group for score in scores
+        ]
+        x, y = np.array(ticks, np.float64).reshape(-1, 2).T
+        axes.plot(x, y, linestyle="", marker="|", markersize=9, alpha=0.6, color=_colour(index), label=_short(group))
+    axes.axvline(1, color=INK, linestyle="--", linewidth=1)
+    _name_rows(axes, [name for name, _, _ in chart.rows], chart.x_label)
+
+
+def _draw_intervals(axes: Axes, chart: Intervals) -> None:
+    for place, (_, one, stands_out) in enumerate(chart.rows):
+        colour = _colour(1 if stands_out else 0)
+        axes.hlines(place, one.low, one.high, color=colour, linewidth=1.6)
+        axes.plot([one.mean], [place], marker=_marker(1 if stands_out else 0), color=colour)
+    axes.axvline(0, color=INK, linestyle="--", linewidth=1)
+    _name_rows(axes, [name for name, _, _ in chart.rows], chart.x_label)
+
+
+def _name_rows(axes: Axes, names: Sequence[str], x_label: str) -> None:
+    """One row below the other."""
+    axes.set_yticks(range(len(names)), [_short(name, MAX_GROUP_CHARACTERS) for name in names])
+    axes.set_ylim(len(names) - 0.4, -0.6)
+    axes.grid(visible=False, axis="y")
+    axes.grid(visible=True, axis="x")
+    axes.set_xlabel(_short(x_label))
 
 
 def _add_legend(figure: Figure, axes: Axes) -> None:

@@ -22,6 +22,7 @@ from edge_uad.cli.records import app as records
 from edge_uad.cli.replay import replay
 from edge_uad.cli.send import send
 from edge_uad.cli.serve import serve
+from edge_uad.cli.tune import tune
 from edge_uad.cli.watch import watch
 from edge_uad.errors import UsageError
 
@@ -43,6 +44,7 @@ app.command("export")(export)
 app.command("certify")(certify)
 app.command("evaluate")(evaluate)
 app.command("ablate")(ablate)
+app.command("tune")(tune)
 app.command("bench")(bench)
 app.command("keys")(keys)
 app.command("replay")(replay)

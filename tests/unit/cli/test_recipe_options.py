@@ -1,4 +1,4 @@
-"""build-bank, evaluate and ablate have one set of recipe options, whose defaults are the recipe's."""
+"""build-bank, evaluate, ablate and tune have one set of recipe options, whose defaults are the recipe's."""
 
 from collections.abc import Callable
 from dataclasses import fields, replace
@@ -14,6 +14,7 @@ from edge_uad.cli.ablate import ablate
 from edge_uad.cli.build_bank import build_bank
 from edge_uad.cli.evaluate import evaluate
 from edge_uad.cli.options import MachineOptions, RecipeOptions, recipe_of, with_option_groups
+from edge_uad.cli.tune import tune
 from edge_uad.errors import UsageError
 from edge_uad.inference.masking import default_kernel
 from edge_uad.records import Geometry, Tiling
@@ -75,7 +76,7 @@ def test_where_it_runs_reaches_the_recipe() -> None:
     )
 
 
-@pytest.mark.parametrize("command", [build_bank, evaluate, ablate], ids=lambda command: command.__name__)
+@pytest.mark.parametrize("command", [build_bank, evaluate, ablate, tune], ids=lambda command: command.__name__)
 def test_each_command_offers_every_option(command: Callable[..., None]) -> None:
     name = command.__name__.replace("_", "-")
     described = CliRunner().invoke(app, [name, "--help"], env={"COLUMNS": "300"}).output
