@@ -72,8 +72,8 @@ def _gain_note(tuning: Tuning) -> str:
     return (
         f"A candidate replaces the default where it is better in {percent(evidence.needed_share)} of the draws, which "
         f"is when an interval lies to the right of 0: {percent(1 - LEVEL)}, corrected (Bonferroni) for AUROC and "
-        f"recall of {counted(others, 'candidate')}. All candidates are drawn the same parts, and among the rejects one that "
-        "nobody has seen, on which they are equal: few rejects look more alike than those to come."
+        f"recall of {counted(others, 'candidate')}. All candidates are drawn the same parts, and among the "
+        "rejects one that nobody has seen, on which they are equal: few rejects look more alike than those to come."
     )
 
 

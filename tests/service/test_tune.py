@@ -51,6 +51,11 @@ def tuned(
     return out, done.stdout, done.stderr
 
 
+@pytest.fixture(scope="module")
+def parts(normals: Path, rejects: Path) -> tuple[Path, Path]:
+    return normals, rejects
+
+
 def asked(normals: Path, rejects: Path, model: Path, out: Path, *more: object) -> tuple[object, ...]:
     return ("tune", normals, "--rejects", rejects, "--backbone", model, "--out", out, *RATE, *more)
 
@@ -155,9 +160,9 @@ def test_candidates_that_are_named_replace_ours(normals: Path, rejects: Path, ti
     ],
 )
 def test_a_candidate_that_cannot_be_is_refused_before_any_work(
-    normals: Path, rejects: Path, tiny_model: Path, tmp_path: Path, candidate: str, message: str
+    parts: tuple[Path, Path], tiny_model: Path, tmp_path: Path, candidate: str, message: str
 ) -> None:
-    done = edge_uad(*asked(normals, rejects, tiny_model, tmp_path, "--candidate", candidate), expect=2)
+    done = edge_uad(*asked(*parts, tiny_model, tmp_path, "--candidate", candidate), expect=2)
     assert message in done.stderr
     assert "embedding" not in done.stderr
 
