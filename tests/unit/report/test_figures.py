@@ -17,7 +17,17 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import StepPatch
 
-from bank_tools.report.charts import BarChart, Chart, Histogram, LineChart, RocCurve, Scatter, Spread
+from bank_tools.report.charts import (
+    BarChart,
+    Chart,
+    Histogram,
+    Intervals,
+    LineChart,
+    RocCurve,
+    Scatter,
+    Spread,
+    Strips,
+)
 from bank_tools.report.figures import MARKERS, PALETTE, figure_of, svg_of
 
 HOSTILE = (
@@ -65,6 +75,26 @@ def hostile_charts(name: str) -> Iterator[Chart]:
     )
     yield BarChart(groups=[name], series={name: [same(1)]}, x_label=name, title=name)
     yield Scatter(groups={name: [(0.0, 1.0)]}, title=name)
+    yield Strips(rows=[(name, name, [0.5, 1.5])], x_label=name, title=name)
+    yield Intervals(rows=[(name, Spread(0.1, 0.0, 0.2), True)], x_label=name, title=name)
+
+
+def test_strips_have_a_tick_for_each_score_on_the_row_of_its_name() -> None:
+    rows = [("default", "good", [0.4, 0.9]), ("", "rejects", [1.5]), ("fine", "good", [0.3]), ("", "rejects", [])]
+    chart = Strips(rows=rows, x_label="score over the threshold")
+    assert plotted(chart) == {"good": ([0.4, 0.9, 0.3], [0, 0, 2]), "rejects": ([1.5], [1])}
+    assert [text.get_text() for text in axes_of(chart).get_yticklabels()] == ["default", "", "fine", ""]
+
+
+def test_intervals_have_their_ends_and_what_stands_out_another_colour() -> None:
+    chart = Intervals(
+        rows=[("near", Spread(0.1, -0.1, 0.2), False), ("far", Spread(0.3, 0.2, 0.4), True)], x_label="AUROC gain"
+    )
+    segments = [one.get_segments()[0].tolist() for one in axes_of(chart).collections]
+    assert segments == [[[-0.1, 0], [0.2, 0]], [[0.2, 1], [0.4, 1]]]
+    points = [line for line in axes_of(chart).lines if line.get_marker() in MARKERS]
+    assert [(list(line.get_xdata()), list(line.get_ydata())) for line in points] == [([0.1], [0]), ([0.3], [1])]
+    assert len({line.get_color() for line in points}) == 2
 
 
 def test_a_histogram_counts_every_score_of_every_group() -> None:
