@@ -59,6 +59,7 @@ def write_tuning_report(tuning: Tuning, path: Path) -> None:
 
 def _table_note(tuning: Tuning) -> str:
     return (
+        "mask: as it was told, or decided from the good parts. "
         "AUROC between rejects and good parts; recall: share of the rejects above the threshold for a false-alarm rate "
         f"of {tuning.settings['false_alarm_rate']}. Intervals are percentiles of {tuning.evidence.n_draws} draws, with "
         "replacement, of rejects and good parts; the banks were not learned anew in them. better in: the share of the "

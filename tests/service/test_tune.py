@@ -77,6 +77,9 @@ def test_every_candidate_is_measured_or_left_out_with_its_reason(tuned: tuple[Pa
     assert all(f"left out: {name}: {reason}" in said for name, reason in left_out.items())
     rows = [line for line in table.splitlines() if line.startswith(("default", "top-ratio", "bpm-threshold"))]
     assert [row.split()[0] for row in rows] == names
+    masks = [row.replace(" * ", " ").split()[1] for row in rows]
+    assert masks == [f"{one['bpm_threshold']:g}" if one["bpm_threshold"] else "none" for one in found["candidates"]]
+    assert len(set(masks)) == 2
 
 
 def test_the_figures_are_those_of_the_scores(tuned: tuple[Path, str, str]) -> None:

@@ -47,6 +47,7 @@ def tuning_table(tuning: Tuning) -> ResultTable:
     rows = [
         (
             tried.candidate.name + (" *" if tried is tuning.chosen else ""),
+            f"{tried.bpm_threshold:g}" if tried.bpm_threshold else "none",
             show(standing.auroc.value),
             _range(standing.auroc.interval),
             show(standing.recall.value, 3),
@@ -57,8 +58,8 @@ def tuning_table(tuning: Tuning) -> ResultTable:
     ]
     own, of_gain = percent(COVERAGE), percent(evidence.gain_coverage)
     columns = (
-        "candidate", "AUROC", f"{own} interval", "recall", f"{own} interval", "AUROC gain", f"{of_gain} interval",
-        "recall gain", f"{of_gain} interval", "better in",
+        "candidate", "mask", "AUROC", f"{own} interval", "recall", f"{own} interval", "AUROC gain",
+        f"{of_gain} interval", "recall gain", f"{of_gain} interval", "better in",
     )  # fmt: skip
     return ResultTable("Candidates (* chosen)", columns, tuple(rows))
 
