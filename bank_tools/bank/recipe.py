@@ -82,19 +82,29 @@ def recipe_for(
     Raises:
         UsageError: a value out of its range.
     """
-    if tiling is not None and not tiling.fits(card.grid_hw):
+    return Recipe(
+        tiling=tiling,
+        bpm_kernel=default_kernel(grid_of(card, tiling)) if bpm_kernel is None else bpm_kernel,
+        top_ratio=card.top_ratio if top_ratio is None else top_ratio,
+        levels=card.levels if levels is None else levels,
+    )
+
+
+def grid_of(card: ModelCard, tiling: Tiling | None) -> tuple[int, int]:
+    """The patch grid of a whole picture.
+
+    Raises:
+        UsageError: such tiles cannot be.
+    """
+    if tiling is None:
+        return card.grid_hw
+    if not tiling.fits(card.grid_hw):
         (rows, columns), (down, across) = tiling.tiles_hw, tiling.overlap_hw
         raise UsageError(
             f"{rows}×{columns} tiles that overlap by {down} and {across} patches cannot be: use 1 to {MAX_TILES}, and "
             f"an overlap from 0 to below the {card.grid_hw[0]}×{card.grid_hw[1]} patches of one"
         )
-    grid_hw = card.grid_hw if tiling is None else tiling.grid_hw(card.grid_hw)
-    return Recipe(
-        tiling=tiling,
-        bpm_kernel=default_kernel(grid_hw) if bpm_kernel is None else bpm_kernel,
-        top_ratio=card.top_ratio if top_ratio is None else top_ratio,
-        levels=card.levels if levels is None else levels,
-    )
+    return tiling.grid_hw(card.grid_hw)
 
 
 def check_levels(asked: int, of_model: int) -> None:

@@ -13,11 +13,19 @@ from bank_tools.evaluation.variant import Variant, parse_scales
 from bank_tools.metrics.image import Mean, mean_of, show
 from bank_tools.report.charts import LineChart, Spread
 from edge_uad.errors import UsageError
-from edge_uad.records import Geometry
+from edge_uad.records import Geometry, Tiling
 
 SOFT = "soft"
 DEFAULT_LABEL = "default"
 YES_NO = {"yes": True, "no": False}
+
+
+def _tiling(text: str) -> Tiling:
+    """``3x1+8`` → three tiles, one above the other, that overlap by eight patches; ValueError for anything else."""
+    tiles, _, overlap = text.partition("+")
+    rows, columns = (int(part) for part in tiles.split("x"))
+    return Tiling(tiles_hw=(rows, columns), overlap_hw=(int(overlap), int(overlap)))
+
 
 _RECIPE_KNOBS: dict[str, tuple[str, Callable[[str], object]]] = {
     "bpm-kernel": ("bpm_kernel", int),
@@ -27,6 +35,7 @@ _RECIPE_KNOBS: dict[str, tuple[str, Callable[[str], object]]] = {
     "coreset": ("coreset_ratio", float),
     "max-patches": ("max_patches", lambda text: int(text) or None),
     "geometry": ("geometry", Geometry),
+    "tiles": ("tiling", _tiling),
     "levels": ("levels", int),
     "seed": ("seed", int),
 }

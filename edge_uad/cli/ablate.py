@@ -155,17 +155,18 @@ class VariantFactory:
         Raises:
             UsageError: a value that cannot be, or levels that the model's patches do not have.
         """
-        from bank_tools.bank.recipe import check_levels
+        from bank_tools.bank.recipe import check_levels, grid_of
         from edge_uad.inference.masking import default_kernel
 
         card = self.card(point)
         recipe = self.default.recipe
-        if self.kernel_follows_grid:
-            recipe = replace(recipe, bpm_kernel=default_kernel(card.grid_hw))
         if self.levels_follow_model and "levels" not in dict(point.changes):
             recipe = replace(recipe, levels=card.levels)
         changed = point.applied(replace(self.default, recipe=recipe))
         check_levels(changed.recipe.levels, card.levels)
+        grid_hw = grid_of(card, changed.recipe.tiling)
+        if self.kernel_follows_grid and "bpm-kernel" not in dict(point.changes):
+            changed = replace(changed, recipe=replace(changed.recipe, bpm_kernel=default_kernel(grid_hw)))
         return changed
 
     def card(self, point: "Point") -> "ModelCard":

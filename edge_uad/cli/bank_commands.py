@@ -1,6 +1,7 @@
 """The commands, as they are typed, that build a bank with a candidate's settings."""
 
 import shlex
+from collections.abc import Iterable, Iterator
 from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -51,7 +52,7 @@ def bank_commands(
     """
     given = {**_given(recipe), **_given(machine)}
     changed = candidate.point.model_changes()
-    given |= {knob: value for knob, value in candidate.point.changes if knob not in changed}
+    given |= dict(_options_of((knob, value) for knob, value in candidate.point.changes if knob not in changed))
     exports = []
     if changed:
         model = Path(f"{card.backbone}-{_slug(changed)}.onnx")
@@ -59,6 +60,16 @@ def bank_commands(
     if model is not None:
         given = {"model": str(model), **given}
     return (*exports, _command("build-bank", normals, given))
+
+
+def _options_of(settings: Iterable[tuple[str, str]]) -> Iterator[tuple[str, str]]:
+    """The options of build-bank for a candidate's settings: of the same name, but for tiles, which are two."""
+    for knob, value in settings:
+        if knob == "tiles":
+            tiles, _, overlap = value.partition("+")
+            yield from (("tiles", tiles), ("tile-overlap", overlap))
+        else:
+            yield knob, value
 
 
 def _command(name: str, argument: str, options: dict[str, str]) -> str:

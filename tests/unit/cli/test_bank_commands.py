@@ -79,6 +79,11 @@ def test_another_model_is_exported_first_and_built_with() -> None:
     ]  # fmt: skip
 
 
+def test_tiles_are_two_options() -> None:
+    [words] = commands("a: tiles=3x1+8")
+    assert words[3:] == ["--tiles", "3x1", "--tile-overlap", "8"]
+
+
 def test_an_export_names_all_that_is_not_the_backbones_own() -> None:
     export, _ = commands("a: layers=5+11 join=concat", of=card(layers=(5, 11), join="concat", precision="fp16"))
     assert export[3:] == [

@@ -6,7 +6,7 @@ from bank_tools.bank.recipe import Recipe
 from bank_tools.evaluation.ablation import Point, Sweep, parse_sweep, points_of
 from bank_tools.evaluation.variant import Variant
 from edge_uad.errors import UsageError
-from edge_uad.records import Geometry
+from edge_uad.records import Geometry, Tiling
 
 DEFAULT = Variant(recipe=Recipe(bpm_kernel=3))
 
@@ -88,3 +88,14 @@ def test_a_number_of_good_images_below_one_is_refused() -> None:
 def test_a_knob_is_swept_once() -> None:
     with pytest.raises(UsageError, match="name each knob once"):
         points_of([Sweep("seed", ("1",)), Sweep("seed", ("2",))], grid=False)
+
+
+def test_tiles_are_rows_columns_and_their_overlap() -> None:
+    tiled = Point((("tiles", "3x1+8"),)).applied(DEFAULT).recipe.tiling
+    assert tiled == Tiling(tiles_hw=(3, 1), overlap_hw=(8, 8))
+
+
+@pytest.mark.parametrize("text", ["3x1", "3", "x+1", "3x1+", "axb+2"])
+def test_tiles_without_their_overlap_are_refused(text: str) -> None:
+    with pytest.raises(UsageError, match="tiles has the value"):
+        Point((("tiles", text),)).applied(DEFAULT)
