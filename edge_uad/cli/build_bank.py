@@ -16,7 +16,7 @@ from edge_uad.errors import UsageError
 if TYPE_CHECKING:
     from bank_tools.bank.build import BuiltBank, GoodImages
     from edge_uad.inference.inspector import Embedder
-    from edge_uad.records import BankManifest
+    from edge_uad.records import BankManifest, Tiling
 
 SHOWN_FILES = 20
 
@@ -204,6 +204,7 @@ def _print_result(built: "BuiltBank", out: Path, *, as_json: bool) -> None:
         ("images", learned),
         ("patches", _patches(manifest)),
         *([("decoding", "large JPEG pictures at a part of their size")] if manifest.reduced_decode else []),
+        *([("tiles", _tiles(manifest.tiling, manifest.grid_hw))] if manifest.tiling else []),
         ("masking", _masking(manifest)),
         ("threshold", f"{manifest.threshold:.6f} at a false-alarm rate of {manifest.false_alarm_rate:g}"),
     ]
@@ -221,3 +222,11 @@ def _masking(manifest: "BankManifest") -> str:
 def _patches(manifest: "BankManifest") -> str:
     bound = "" if manifest.max_patches is None else f", at most {manifest.max_patches}"
     return f"{manifest.n_patches} (coreset {manifest.coreset_ratio:g}{bound}; seed {manifest.seed})"
+
+
+def _tiles(tiling: "Tiling", grid_hw: tuple[int, int]) -> str:
+    (rows, columns), (down, across) = tiling.tiles_hw, tiling.overlap_hw
+    return (
+        f"{rows}×{columns}, overlapping by {down} and {across} patches: {rows * columns} inferences a picture, "
+        f"{grid_hw[0]}×{grid_hw[1]} patches"
+    )
