@@ -59,7 +59,8 @@ class Geometry(StrEnum):
     STRETCH = "stretch"
     """The whole region of interest, so that nothing at its edge goes uninspected: the default."""
     PAPER = "paper"
-    """Shorter side to 256 (of 224), centre crop: the paper's; what lies outside the crop is not inspected."""
+    """Shorter side to 256 (of 224), centre crop: the paper's; what lies outside the crop is not inspected. Of tiles that
+    are not as many across as down, the side that then covers both."""
     CIFAR = "cifar"
     """To half the input size, zero-padded to the whole: the paper's for 32-pixel pictures."""
 

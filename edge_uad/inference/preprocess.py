@@ -109,14 +109,17 @@ class Preprocessor:
                 return padded
 
     def _paper_layout(self, region_hw: tuple[int, int]) -> tuple[tuple[int, int], tuple[int, int]]:
-        """Size after the resize of the shorter side, and top-left corner of the centre crop in it."""
+        """Size after the resize that covers the input enlarged, and top-left corner of the centre crop in it.
+
+        For a square input that is the paper's resize of the shorter side; tiles can make one that is not.
+        """
         height, width = self._input_hw
-        shorter_px = round(min(height, width) * PAPER_SHORTER_SIDE_RATIO)
+        least_h, least_w = round(height * PAPER_SHORTER_SIDE_RATIO), round(width * PAPER_SHORTER_SIDE_RATIO)
         region_h, region_w = region_hw
-        if region_h <= region_w:
-            resized = (shorter_px, int(shorter_px * region_w / region_h))
+        if region_h * least_w <= region_w * least_h:
+            resized = (least_h, int(least_h * region_w / region_h))
         else:
-            resized = (int(shorter_px * region_h / region_w), shorter_px)
+            resized = (int(least_w * region_h / region_w), least_w)
         return resized, (round((resized[0] - height) / 2), round((resized[1] - width) / 2))
 
     def _cifar_layout(self) -> tuple[tuple[int, int], tuple[int, int]]:

@@ -32,15 +32,18 @@ def normalised(colour: tuple[int, int, int]) -> np.ndarray:
     width=st.integers(1, 90),
     colour=st.tuples(*[st.integers(0, 255)] * 3),
     geometry=st.sampled_from([Geometry.STRETCH, Geometry.PAPER]),
+    input_hw=st.sampled_from([(32, 32), (80, 32), (32, 56)]),
 )
 def test_a_flat_image_stays_flat_and_is_normalised_as_imagenet(
-    height: int, width: int, colour: tuple[int, int, int], geometry: Geometry
+    height: int, width: int, colour: tuple[int, int, int], geometry: Geometry, input_hw: tuple[int, int]
 ) -> None:
-    pixels = preprocessor(geometry).pixels(flat_image(height, width, colour))
-    assert pixels.shape == (3, 32, 32)
+    """Tiles make inputs that are not square: whatever the picture's own shape, nothing of them may stay empty."""
+    pixels = preprocessor(geometry, input_hw=input_hw).pixels(flat_image(height, width, colour))
+    assert pixels.shape == (3, *input_hw)
     assert pixels.dtype == np.float32
     assert pixels.flags.c_contiguous
-    np.testing.assert_allclose(pixels, np.broadcast_to(normalised(colour)[:, None, None], (3, 32, 32)), atol=1e-4)
+    expected = np.broadcast_to(normalised(colour)[:, None, None], pixels.shape)
+    np.testing.assert_allclose(pixels, expected, atol=1e-4)
 
 
 def test_channels_stay_red_green_blue() -> None:
@@ -127,9 +130,12 @@ def test_anything_but_rgb_bytes_is_refused(image: np.ndarray) -> None:
 @given(
     geometry=st.sampled_from(list(Geometry)),
     image_hw=st.tuples(st.integers(16, 500), st.integers(16, 500)),
+    input_hw=st.sampled_from([(32, 32), (80, 32), (32, 56)]),
 )
-def test_a_placement_leads_from_the_input_into_the_image(geometry: Geometry, image_hw: tuple[int, int]) -> None:
-    placement = preprocessor(geometry).placement(image_hw)
+def test_a_placement_leads_from_the_input_into_the_image(
+    geometry: Geometry, image_hw: tuple[int, int], input_hw: tuple[int, int]
+) -> None:
+    placement = preprocessor(geometry, input_hw=input_hw).placement(image_hw)
     left, top, width, height = placement.input_rect
     x, y = placement.to_image(left, top)
     assert (x, y) == placement.image_rect[:2]
