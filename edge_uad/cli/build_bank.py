@@ -57,7 +57,7 @@ def build_bank(
         typer.Option(
             "--report",
             help="A page (HTML) of the images that score far above the others, each next to its heat. "
-            "Needs the [evaluate] extra.",
+            r"Needs the \[evaluate] extra.",
             show_default="none",
         ),
     ] = None,
@@ -203,6 +203,7 @@ def _print_result(built: "BuiltBank", out: Path, *, as_json: bool) -> None:
         ("model id", f"{manifest.model_id} ({manifest.backbone})"),
         ("images", learned),
         ("patches", _patches(manifest)),
+        *([("tiles", _tiles(manifest.tiling))] if manifest.tiling else []),
         *([("decoding", "large JPEG pictures at a part of their size")] if manifest.reduced_decode else []),
         *([("tiles", _tiles(manifest.tiling, manifest.grid_hw))] if manifest.tiling else []),
         ("masking", _masking(manifest)),
@@ -217,6 +218,11 @@ def _masking(manifest: "BankManifest") -> str:
 
     told = f"kernel {manifest.bpm_kernel}, threshold {manifest.bpm_threshold:g}" if manifest.bpm_threshold else "none"
     return told if manifest.background_ratio is None else sentence_of(manifest.bpm_threshold, manifest.background_ratio)
+
+
+def _tiles(tiling: "Tiling") -> str:
+    (rows, columns), (down, across) = tiling.tiles_hw, tiling.overlap_hw
+    return f"{rows}×{columns}, overlapping by {down} patches down and {across} across"
 
 
 def _patches(manifest: "BankManifest") -> str:

@@ -170,7 +170,8 @@ class RecipeOptions:
     def __post_init__(self) -> None:
         """Raise UsageError for a region of interest or tiles that are none, before a model is loaded."""
         parse_roi(self.roi)
-        parse_tiles(self.tiles)
+        if parse_tiles(self.tiles) == (1, 1) and self.tile_overlap is not None:
+            raise UsageError("--tile-overlap is of several tiles; name how many with --tiles, such as 3x1")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -53,6 +53,19 @@ def test_json_lines_carry_every_field_of_the_verdict(tiny_model: Path, tiny_bank
     assert 0 <= y < 128
 
 
+@pytest.mark.parametrize("geometry", ["stretch", "paper", "cifar"])
+def test_tiles_are_told_and_judge_in_every_geometry(
+    tiny_model: Path, good_parts: Path, scratched_parts: Path, tmp_path: Path, geometry: str
+) -> None:
+    bank = tmp_path / "b.safetensors"
+    how = ("--tiles", "2x1", "--geometry", geometry, "--false-alarm-rate", "0.05")
+    built = edge_uad("build-bank", good_parts, "--model", tiny_model, "--out", bank, *how)
+    assert "tiles      2×1, overlapping by 1 patches down and 1 across" in built.stdout
+    bad = verdicts(scratched_parts, "--bank", bank, "--model", tiny_model)
+    assert [one["decision"] for one in bad] == ["anomalous"] * 4
+    assert all(30 <= place <= 98 for one in bad for place in one["peak"])
+
+
 def test_one_line_per_image_in_natural_order_and_a_summary(tiny_model: Path, tiny_bank: Path, good_parts: Path) -> None:
     done = edge_uad("inspect", good_parts, "--bank", tiny_bank, "--model", tiny_model)
     lines = done.stdout.splitlines()

@@ -69,6 +69,11 @@ def test_tiles_that_are_none_are_refused_before_any_work(text: str) -> None:
         RecipeOptions(tiles=text)
 
 
+def test_an_overlap_without_tiles_is_refused_and_not_passed_over() -> None:
+    with pytest.raises(UsageError, match="--tile-overlap is of several tiles"):
+        RecipeOptions(tile_overlap=2)
+
+
 def test_where_it_runs_reaches_the_recipe() -> None:
     recipe = recipe_of(CARD, RecipeOptions(), MachineOptions(threads=3, search_device="gpu"), reduced_decode=True)
     assert recipe == Recipe(
