@@ -59,8 +59,8 @@ class Geometry(StrEnum):
     STRETCH = "stretch"
     """The whole region of interest, so that nothing at its edge goes uninspected: the default."""
     PAPER = "paper"
-    """Shorter side to 256 (of 224), centre crop: the paper's; what lies outside the crop is not inspected. Of tiles that
-    are not as many across as down, the side that then covers both."""
+    """Shorter side to 256 (of 224), centre crop: the paper's; what lies outside the crop is not inspected. Where
+    tiles make the input longer than wide or wider than long, the picture is resized until it covers it."""
     CIFAR = "cifar"
     """To half the input size, zero-padded to the whole: the paper's for 32-pixel pictures."""
 

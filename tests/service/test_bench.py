@@ -58,6 +58,21 @@ def test_the_line_is_measured_in_turns_with_the_backbone_and_a_matrix_product(me
     assert line["peak_rss_mib"] is None or line["peak_rss_mib"] > 10
 
 
+def test_a_bank_of_tiles_is_measured_with_all_of_them(
+    tiny_model: Path, good_parts: Path, tmp_path: Path, measured: dict[str, Any]
+) -> None:
+    bank = tmp_path / "b.safetensors"
+    edge_uad("build-bank", good_parts, "--model", tiny_model, "--out", bank, "--tiles", "2x2")
+    done = edge_uad(
+        *("bench", good_parts, "--bank", bank, "--model", tiny_model),
+        *("--frames", 4, "--live", 0, "--no-settings", "--json"),
+    )
+    result = json.loads(done.stdout)
+    assert result["stages"]["decisions"].get("invalid", 0) == 0
+    assert result["line"]["bare"]["n"] == 4
+    assert result["arithmetic"]["backbone"] == 4 * measured["arithmetic"]["backbone"]
+
+
 def test_live_stations_share_the_rate_and_none_is_left_out(measured: dict[str, Any]) -> None:
     (live,) = measured["live"]
     assert live["n_stations"] == 2

@@ -10,8 +10,12 @@ from edge_uad.records import Embedding, Float32, Int, ModelCard, Tiling
 
 
 def tiled(backbone: Backbone, tiling: Tiling | None) -> Backbone:
-    """The backbone, seeing tiles of its pictures; itself where there is no tiling."""
-    return backbone if tiling is None else TiledBackbone(backbone, tiling)
+    """The backbone, seeing tiles of its pictures; itself where there is no tiling.
+
+    One that sees tiles already is tiled anew, not twice: what is tiled is always the model.
+    """
+    model = backbone.model if isinstance(backbone, TiledBackbone) else backbone
+    return model if tiling is None else TiledBackbone(model, tiling)
 
 
 class TiledBackbone:
@@ -27,7 +31,8 @@ class TiledBackbone:
 
     def __init__(self, backbone: Backbone, tiling: Tiling) -> None:
         card = backbone.card
-        self._backbone = backbone
+        self.model = backbone
+        """What sees one tile at a time."""
         self._card = replace(card, grid_hw=tiling.grid_hw(card.grid_hw), input_hw=tiling.input_hw(card))
         self._corners_px = [
             (row * card.patch_px, column * card.patch_px)
@@ -48,9 +53,9 @@ class TiledBackbone:
             pixels: float32 (B, 3, H, W), normalised, H and W of the card.
         """
         check_pixels(pixels, self._card)
-        height, width = self._backbone.card.input_hw
+        height, width = self.model.card.input_hw
         tiles = [image[:, y : y + height, x : x + width] for image in pixels for y, x in self._corners_px]
-        found = self._backbone.embed(np.stack(tiles)) if tiles else []
+        found = self.model.embed(np.stack(tiles)) if tiles else []
         n = len(self._corners_px)
         return [self._joined(found[first : first + n]) for first in range(0, len(found), n)]
 

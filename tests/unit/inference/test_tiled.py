@@ -78,6 +78,15 @@ def test_without_a_tiling_the_backbone_is_itself() -> None:
     assert tiled(backbone, None) is backbone
 
 
+def test_a_backbone_that_is_tiled_already_is_tiled_anew_and_not_twice() -> None:
+    backbone, tiling = FakeBackbone(), Tiling(tiles_hw=(2, 3), overlap_hw=(1, 2))
+    once = tiled(backbone, tiling)
+    assert tiled(once, None) is backbone
+    pixels = picture(once.card.input_hw)[None]
+    [again] = tiled(tiled(backbone, Tiling(tiles_hw=(1, 2), overlap_hw=(0, 0))), tiling).embed(pixels)
+    np.testing.assert_array_equal(again.tokens, once.embed(pixels)[0].tokens)
+
+
 def test_tiles_that_cannot_be_are_refused() -> None:
     card = FakeBackbone().card
     for tiles_hw, overlap_hw in (((0, 1), (0, 0)), ((2, 1), (SIDE, 0)), ((9, 9), (0, 0)), ((2, 2), (1, -1))):
