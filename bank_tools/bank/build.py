@@ -28,6 +28,7 @@ from edge_uad.errors import FrameError, UsageError
 from edge_uad.inference.bank import BANK_SCHEMA, PatchBank
 from edge_uad.inference.inspector import Embedder, ForegroundEmbedding
 from edge_uad.inference.scoring import heatmap, hot_area_heat, pixel_threshold
+from edge_uad.inference.search import FARTHEST
 from edge_uad.progress import Progress
 from edge_uad.records import BankManifest, Float32, Frame, ModelCard, PatchDistances, UInt8, UnreadableFrame
 from edge_uad.runtime.in_order import in_order
@@ -190,7 +191,8 @@ def build_bank(
             then made again. Once: what stands out among the rest stays.
 
     Raises:
-        UsageError: fewer than two usable images: nothing could be calibrated.
+        UsageError: fewer than two usable images, so that nothing could be calibrated; or a false-alarm rate so low that
+            no part would ever be called anomalous.
     """
     _check_number(len(images.embeddings))
     card = embedder.backbone.card
@@ -204,8 +206,9 @@ def build_bank(
         images = images.without(far)
         _check_number(len(images.embeddings))
         found = _calibrate(images.embeddings, recipe, card, progress)
-    coreset = _choose_coreset(images.embeddings, recipe, progress)
     calibration = np.sort(found.scores)
+    _check_threshold(calibration, recipe)
+    coreset = _choose_coreset(images.embeddings, recipe, progress)
     manifest = replace(
         _manifest(images, recipe, card, calibration, n_patches=len(coreset.patches)),
         background_ratio=masked.background_ratio,
@@ -223,6 +226,17 @@ def _check_number(n_images: int) -> None:
         raise UsageError(
             f"{n_images} usable images are too few: name at least {MIN_IMAGES} good ones, so that each can be "
             "scored against the others"
+        )
+
+
+def _check_threshold(calibration: Float32, recipe: Recipe) -> None:
+    """Refuse a threshold that no score can exceed: a tail of few scores goes on without end."""
+    rate = recipe.false_alarm_rate
+    threshold = threshold_of(calibration, rate, seed=recipe.seed)
+    if not threshold < FARTHEST:
+        raise UsageError(
+            f"a false-alarm rate of {rate:g} cannot be had from {len(calibration)} good images: its threshold would be "
+            f"{threshold:.4g}, which no score exceeds; ask for a higher rate, or give more good images"
         )
 
 

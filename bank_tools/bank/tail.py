@@ -41,7 +41,8 @@ def threshold_of(calibration: Float32, false_alarm_rate: float, *, seed: int) ->
     """
     if not is_fitted(calibration, false_alarm_rate):
         return conformal_threshold(calibration, false_alarm_rate)
-    return float(np.float32(tail_threshold(calibration, false_alarm_rate, seed=seed)))
+    fitted = tail_threshold(calibration, false_alarm_rate, seed=seed)
+    return float(np.float32(min(fitted, float(np.finfo(np.float32).max))))
 
 
 def is_fitted(calibration: Float32, false_alarm_rate: float) -> bool:

@@ -17,7 +17,7 @@ from safetensors.numpy import save_file
 
 from edge_uad.errors import BankError, UsageError
 from edge_uad.files import replacing
-from edge_uad.inference.search import PatchSearch
+from edge_uad.inference.search import FARTHEST, PatchSearch
 from edge_uad.records import (
     MAX_BPM_KERNEL,
     BankManifest,
@@ -218,7 +218,7 @@ def _check_ranges(manifest: BankManifest) -> None:
     """Raise ValueError for values with which every part would come out normal, or none could be judged."""
     x, y, w, h = manifest.roi or (0, 0, 1, 1)
     holds = (
-        math.isfinite(manifest.threshold) and manifest.threshold >= 0,
+        0 <= manifest.threshold < FARTHEST,  # no score exceeds that
         manifest.pixel_threshold is None or (math.isfinite(manifest.pixel_threshold) and manifest.pixel_threshold >= 0),
         0 < manifest.top_ratio <= 1,
         0 <= manifest.bpm_threshold < 1,

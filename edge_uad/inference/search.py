@@ -19,6 +19,8 @@ from edge_uad.records import Embedding, Float32, Int, PatchDistances, PatchMask,
 NEAREST_GRAPH = files("edge_uad.inference") / "nearest.onnx"
 """The search as an ONNX model: queries · patchesᵀ and the k best of each row. ``export/search_graph.py`` writes it."""
 
+FARTHEST = 4.0
+"""The largest squared distance that two unit-norm patches can have."""
 QUERY_ROWS = 1024
 PRODUCT_BYTES = 16 * 2**20
 """How much of the queries × patches matrix is held at a time by default: what a processor's last cache can hold."""
@@ -143,7 +145,7 @@ class _LevelSearch:
         """Squared distances, ascending, and the rows in the same order."""
         cosines = np.vecdot(queries[:, None, :], self._patches[rows])
         # unit norm: ‖a − b‖² = 2 − 2·cos; rounding can leave the range by an ulp
-        squared: Float32 = np.clip(2 - 2 * cosines, 0, 4)
+        squared: Float32 = np.clip(2 - 2 * cosines, 0, FARTHEST)
         order = np.argsort(squared, axis=1, kind="stable")
         return np.take_along_axis(squared, order, axis=1), np.take_along_axis(rows, order, axis=1)
 

@@ -53,6 +53,20 @@ def test_json_lines_carry_every_field_of_the_verdict(tiny_model: Path, tiny_bank
     assert 0 <= y < 128
 
 
+@pytest.mark.parametrize("rate", ["1e-90", "1e-300"])
+def test_a_rate_at_which_no_part_would_be_anomalous_makes_no_bank(
+    tiny_model: Path, good_parts: Path, tmp_path: Path, rate: str
+) -> None:
+    """Extrapolated so far, the tail of 24 scores lies beyond the largest distance there is."""
+    bank = tmp_path / "b.safetensors"
+    done = edge_uad(
+        "build-bank", good_parts, "--model", tiny_model, "--out", bank, "--false-alarm-rate", rate, expect=2
+    )
+    assert f"a false-alarm rate of {rate} cannot be had from 24 good images" in done.stderr
+    assert "Warning" not in done.stderr
+    assert not bank.exists()
+
+
 @pytest.mark.parametrize("geometry", ["stretch", "paper", "cifar"])
 def test_tiles_are_told_and_judge_in_every_geometry(
     tiny_model: Path, good_parts: Path, scratched_parts: Path, tmp_path: Path, geometry: str

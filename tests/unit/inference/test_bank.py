@@ -138,6 +138,7 @@ def test_a_manifest_at_odds_with_its_bank_is_refused(tmp_path: Path, changed: di
         {"threshold": float("nan")},
         {"threshold": float("inf")},
         {"threshold": -0.1},
+        {"threshold": 4.0},
         {"pixel_threshold": float("nan")},
         {"pixel_threshold": -0.1},
         {"top_ratio": 0.0},
