@@ -174,6 +174,7 @@ class BankRecipe(TypedDict, total=False):
     bpm_kernel: int | None
     bpm_threshold: float | None
     top_ratio: float | None
+    levels: int | None
     neighbours: int
     coreset_ratio: float
     max_patches: int | None
@@ -215,7 +216,7 @@ def build_bank(
     Raises:
         UsageError: nothing is there, fewer than two usable images, a value out of its range, or ``out`` not writable.
         ArtefactError: the model is missing or damaged.
-        TypeError: a keyword that is not known.
+        TypeError: a keyword that is not known, or a value of another kind.
     """
     own_packages()
     from bank_tools.bank.build import build_bank as build  # noqa: PLC0415  (inspection does without)
@@ -231,12 +232,9 @@ def build_bank(
     backbone, workers = load_backbone_for_many(
         _model_path(model), provider=provider, threads=threads, search_device=search_device
     )
-    values: dict[str, Any] = dict(recipe)
-    if "geometry" in values:
-        values["geometry"] = Geometry(values["geometry"])
-    fitting = recipe_for(
-        backbone.card, **{name: values.pop(name) for name in ("bpm_kernel", "top_ratio", "tiling") if name in values}
-    )
+    values = _plain_values(recipe)
+    by_model = ("bpm_kernel", "top_ratio", "levels", "tiling")
+    fitting = recipe_for(backbone.card, **{name: values.pop(name) for name in by_model if name in values})
     full = replace(fitting, **values, search_device=search_device, search_threads=threads)
     embedder = embedder_for(backbone, full)
     reduce_decoding(source, embedder.preprocessor.least_side_px if full.reduced_decode else None)
@@ -253,6 +251,27 @@ def build_bank(
         log.warning("%s scores far above the other good images (%.4f) and %s", one.name, one.score, done)
     built.bank.save(out_path)
     return manifest
+
+
+def _plain_values(recipe: BankRecipe) -> dict[str, Any]:
+    """The values as a manifest holds them: numbers of numpy as Python's, names as enumerations.
+
+    Raises:
+        TypeError: a tiling that is none.
+        ValueError: an unknown geometry.
+    """
+    values: dict[str, Any] = {name: _plain(value) for name, value in recipe.items()}
+    if "geometry" in values:
+        values["geometry"] = Geometry(values["geometry"])
+    if values.get("roi") is not None:
+        values["roi"] = tuple(map(_plain, values["roi"]))
+    if not isinstance(values.get("tiling"), Tiling | None):
+        raise TypeError(f"the tiling is {values['tiling']!r}; give an edge_uad.Tiling")
+    return values
+
+
+def _plain(value: object) -> object:
+    return value.item() if isinstance(value, np.generic) else value
 
 
 class _GivenImages:

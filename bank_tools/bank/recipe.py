@@ -52,9 +52,12 @@ class Recipe:
         _check(0 < self.top_ratio <= 1, "top ratio", self.top_ratio, "above 0 to 1")
         _check(0 < self.coreset_ratio <= 1, "coreset ratio", self.coreset_ratio, "above 0 to 1")
         if self.max_patches is not None:
-            _check(self.max_patches >= 1, "largest number of patches", self.max_patches, "at least 1")
+            _check_count(self.max_patches, "largest number of patches", least=1)
         _check(0 < self.false_alarm_rate < 1, "false-alarm rate", self.false_alarm_rate, "between 0 and 1")
-        _check(self.neighbours >= 1, "number of neighbours", self.neighbours, "at least 1")
+        _check_count(self.neighbours, "number of neighbours", least=1)
+        _check_count(self.seed, "seed", least=0)
+        if self.roi is not None:
+            _check_roi(self.roi)
         if self.reduced_decode and not reducible(self.geometry, self.roi):
             raise UsageError(
                 "pictures cannot be decoded at a part of their size with a region of interest or a geometry other than "
@@ -166,3 +169,15 @@ def embedder_for(backbone: Backbone, recipe: Recipe) -> Embedder:
 def _check(holds: bool, name: str, value: float, allowed: str) -> None:
     if not holds:
         raise UsageError(f"the {name} is {value:g}; use {allowed}")
+
+
+def _check_count(value: int, name: str, *, least: int) -> None:
+    _check(isinstance(value, int) and value >= least, name, value, f"a whole number of at least {least}")
+
+
+def _check_roi(roi: Box) -> None:
+    whole = len(roi) == 4 and all(isinstance(value, int) for value in roi)
+    if not whole or min(roi[:2]) < 0 or min(roi[2:]) < 1:
+        raise UsageError(
+            f"the region of interest is {tuple(roi)}; use whole pixels x, y, w, h, x and y from 0, w and h at least 1"
+        )

@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,8 @@ from PIL import Image
 
 import edge_uad
 from edge_uad import Decision, Inspector, build_bank, open_bank, part_ok
+from edge_uad.api import BankRecipe
+from edge_uad.cli.options import RecipeOptions
 from edge_uad.errors import BankError, EdgeUadError, FrameError, ModelError, UsageError
 from edge_uad.inference.scoring import calibration_images_needed
 from edge_uad.runtime.cache import default_model_path
@@ -208,12 +211,49 @@ def test_a_bank_of_nothing_or_of_nonsense_is_an_error(tiny_model: Path, good_par
         build_bank([], out=out, model=tiny_model)
     with pytest.raises(UsageError, match="coreset ratio"):
         build_bank(good_parts, out=out, model=tiny_model, coreset_ratio=2.0)
+    wrong: list[tuple[dict[str, object], type[Exception], str]] = [
+        ({"seed": -1}, UsageError, "the seed is -1; use a whole number of at least 0"),
+        ({"neighbours": 1.5}, UsageError, "number of neighbours is 1.5"),
+        ({"max_patches": 2.5}, UsageError, "largest number of patches is 2.5"),
+        ({"levels": 2}, UsageError, "the model's patches have one level"),
+        ({"roi": (-5, 0, 32, 32)}, UsageError, r"region of interest is \(-5, 0, 32, 32\)"),
+        ({"roi": (0, 0, 32)}, UsageError, r"region of interest is \(0, 0, 32\)"),
+        ({"tiling": (2, 2)}, TypeError, r"the tiling is \(2, 2\); give an edge_uad.Tiling"),
+        ({"geometry": "papr"}, ValueError, "papr"),
+    ]
+    for recipe, error, text in wrong:
+        with pytest.raises(error, match=text):
+            build_bank(good_parts, out=out, model=tiny_model, **recipe)  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="coreset_ration"):
         build_bank(good_parts, out=out, model=tiny_model, coreset_ration=0.1)  # type: ignore[call-arg]
     with pytest.raises(ValueError, match="one array was given"):
         build_bank(np.zeros((9, 9, 3), np.uint8), out=out, model=tiny_model)
     assert not out.exists()
     assert issubclass(UsageError, EdgeUadError)
+
+
+def test_numbers_of_numpy_are_numbers(tmp_path: Path, tiny_model: Path, good_parts: Path) -> None:
+    one, roi = np.int64(1), np.array([0, 0, 100, 100])
+    manifest = build_bank(
+        good_parts,
+        out=tmp_path / "b.safetensors",
+        model=tiny_model,
+        roi=roi,  # type: ignore[arg-type]
+        seed=one,  # type: ignore[arg-type]
+        neighbours=one,  # type: ignore[arg-type]
+        top_ratio=np.float32(0.5),  # type: ignore[arg-type]
+    )
+    assert open_bank(tmp_path / "b.safetensors") == manifest
+    assert (manifest.roi, manifest.seed, manifest.top_ratio) == ((0, 0, 100, 100), 1, 0.5)
+
+
+def test_every_option_of_a_recipe_has_its_name_in_python() -> None:
+    """Its name in the manifest; the tiles and their overlap are one tiling."""
+    renamed = {"coreset": "coreset_ratio", "tiles": "tiling", "tile_overlap": "tiling"}
+    options = {renamed.get(field.name, field.name) for field in fields(RecipeOptions)}
+    assert options == set(BankRecipe.__annotations__) - {"reduced_decode"}
+    for name in BankRecipe.__annotations__:
+        assert f"`{name}`" in DOCUMENT
 
 
 def test_what_the_document_shows_runs(tmp_path: Path, tiny_model: Path, tiny_bank: Path, good_parts: Path) -> None:
