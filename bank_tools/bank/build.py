@@ -257,18 +257,19 @@ class MaskedImages:
     background_ratio: float | None
 
 
-def settle_mask(images: EmbeddingStore, recipe: Recipe, progress: Progress) -> MaskedImages:
+def settle_mask(images: EmbeddingStore, recipe: Recipe, progress: Progress, *, views: int = 1) -> MaskedImages:
     """The images as they are where the recipe states its mask; else the mask that they themselves decide on.
 
     Args:
         images: at least two; with every patch in their masks where the recipe states none.
         recipe: as asked for.
         progress: shows the step.
+        views: how many of each image there are, one after the other.
     """
     if recipe.bpm_threshold is not None:
         return MaskedImages(images, recipe, None)
     with progress.step("deciding on the mask", 1, "banks") as done:
-        decision = decide_mask(images, recipe)
+        decision = decide_mask(images, recipe, views=views)
         done(1)
     settled = replace(recipe, bpm_threshold=decision.bpm_threshold)
     masked = images.masked(kernel=recipe.bpm_kernel, threshold=decision.bpm_threshold)

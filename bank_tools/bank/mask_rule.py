@@ -22,6 +22,8 @@ QUANTILE = 0.995
 IMAGES_PER_HALF = 40
 PATCHES_PER_HALF = 5000
 """Enough for a ratio with two digits, in seconds."""
+ROUNDING = 1e-5
+"""More than float32 products alone make of the squared distance of two equal patches: below it nothing varies."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,29 +36,37 @@ class MaskDecision:
     """The background's quantile of distances over the foreground's; None where the mask leaves out nothing."""
 
 
-def decide_mask(images: EmbeddingStore, recipe: Recipe) -> MaskDecision:
+def decide_mask(images: EmbeddingStore, recipe: Recipe, *, views: int = 1) -> MaskDecision:
     """Score two halves of the good images against each other, every patch of them, and compare the mask's two sides.
 
     Args:
         images: with every patch in their masks; of one alone nothing can be known, and it is not masked.
         recipe: kernel, levels and seed.
+        views: how many of each image there are, one after the other: all are learned, only the first is unseen.
     """
-    if len(images) < 2:
+    n_images = len(images) // views
+    if n_images < 2:
         return MaskDecision(bpm_threshold=0.0, background_ratio=None)
     masked = images.masked(kernel=recipe.bpm_kernel, threshold=PAPER_BPM_THRESHOLD)
     rng = np.random.default_rng(recipe.seed)
-    some = rng.permutation(len(images))[: 2 * IMAGES_PER_HALF].tolist()
+    some = rng.permutation(n_images)[: 2 * IMAGES_PER_HALF].tolist()
     halves = some[::2], some[1::2]
     pairs = [
         pair
         for learned, unseen in (halves, halves[::-1])
-        for pair in _distances(masked, learned, unseen, levels=recipe.levels, rng=rng)
+        for pair in _distances(
+            masked,
+            [image * views + view for image in learned for view in range(views)],
+            [image * views for image in unseen],
+            levels=recipe.levels,
+            rng=rng,
+        )
     ]
     distances, foreground = (np.concatenate(parts) for parts in zip(*pairs, strict=True))
     if foreground.all():
         return MaskDecision(bpm_threshold=0.0, background_ratio=None)
     highest = float(np.quantile(distances[foreground], QUANTILE))
-    ratio = float(np.quantile(distances[~foreground], QUANTILE)) / max(highest, float(np.finfo(np.float32).eps))
+    ratio = float(np.quantile(distances[~foreground], QUANTILE)) / max(highest, ROUNDING)
     return MaskDecision(
         bpm_threshold=PAPER_BPM_THRESHOLD if ratio >= MASKED_FROM_RATIO else 0.0, background_ratio=ratio
     )

@@ -154,7 +154,7 @@ def _search(
     if not len(images):
         raise UsageError(f"none of {len(good)} good images can be used; the first: {': '.join(embedded.skipped[0])}")
     if variant.recipe.bpm_threshold is None and not variant.bpm_soft:
-        masked = settle_mask(images, variant.recipe, progress)
+        masked = settle_mask(images, variant.recipe, progress, views=_views(variant))
         images, variant = masked.embeddings, replace(variant, recipe=masked.recipe)
         sample_embedder = sample_embedder.masking(
             kernel=variant.recipe.bpm_kernel, threshold=variant.recipe.bpm_threshold or 0
@@ -229,7 +229,7 @@ def _calibrate(
             images,
             search_among,
             seed=variant.recipe.seed,
-            views=QUARTER_TURNS if variant.rotated else 1,
+            views=_views(variant),
         ):
             table[image] = distances.squared
             done(1)
@@ -237,7 +237,11 @@ def _calibrate(
 
 
 def _n_images(images: EmbeddingStore, variant: Variant) -> int:
-    return len(images) // (QUARTER_TURNS if variant.rotated else 1)
+    return len(images) // _views(variant)
+
+
+def _views(variant: Variant) -> int:
+    return QUARTER_TURNS if variant.rotated else 1
 
 
 def _facts(

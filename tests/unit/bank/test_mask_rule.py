@@ -67,6 +67,24 @@ def test_where_everything_is_attended_to_there_is_nothing_to_leave_out() -> None
     assert decide_mask(images.only([0]), Recipe(bpm_kernel=1)).bpm_threshold == 0
 
 
+def test_parts_that_do_not_vary_decide_on_nothing() -> None:
+    """Equal pictures: what the ratio of two rounding errors comes to is no reason for a mask."""
+    copies = parts(part_spread=0.0, background_spread=0.0)
+    for seed in range(20):
+        tokens = copies[0].embedding.tokens[np.random.default_rng(seed).permutation(36)]
+        images = stored(replace(one, embedding=replace(one.embedding, tokens=tokens)) for one in copies)
+        assert decide_mask(images, Recipe(bpm_kernel=1)).bpm_threshold == 0
+
+
+def test_no_view_of_an_image_is_unseen_where_another_was_learned() -> None:
+    """Views of one image are near each other: with them in both halves a background that strays would look calm."""
+    looks = parts(part_spread=0.3, background_spread=1.0, n=8)
+    views = stored(one for one in looks for _ in range(4))
+    alone, together = (decide_mask(one, Recipe(bpm_kernel=1), views=n) for one, n in ((looks, 1), (views, 4)))
+    assert together.bpm_threshold == alone.bpm_threshold == PAPER_BPM_THRESHOLD
+    assert decide_mask(views.only(range(4)), Recipe(bpm_kernel=1), views=4).background_ratio is None
+
+
 def test_the_same_parts_and_seed_decide_the_same() -> None:
     images = parts(part_spread=0.3, background_spread=0.3)
     first, again = (decide_mask(images, Recipe(bpm_kernel=1, seed=4)) for _ in range(2))
