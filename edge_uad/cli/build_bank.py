@@ -158,20 +158,23 @@ def _warn_of_outliers(built: "BuiltBank", *, shown: bool) -> None:
     import numpy as np
 
     manifest = built.bank.manifest
-    number = "1 image scores" if cost.n_outliers == 1 else f"{cost.n_outliers} images score"
+    one_alone = cost.n_outliers == 1
+    number = "1 image scores" if one_alone else f"{cost.n_outliers} images score"
+    them, they_are, these = ("it", "it is", "this one") if one_alone else ("them", "they are", "these")
     listed = f"{number} far above the other good ones (median {np.median(built.scores):.4f})"
     if manifest.n_excluded:
         warn(
             f"{listed}; left out of the bank and of its calibration as asked: the threshold is "
-            f"{manifest.threshold:.4f} instead of {cost.threshold_with:.4f}, and parts like these are called anomalous:"
+            f"{manifest.threshold:.4f} instead of {cost.threshold_with:.4f}, and parts like {these} are called "
+            "anomalous:"
         )
     else:
-        see = "" if shown else ", see them with --report page.html"
+        see = "" if shown else f", see {them} with --report page.html"
         warn(
-            f"{listed}, which can make the threshold too high: it is {cost.threshold_with:.4f} with them "
+            f"{listed}, which can make the threshold too high: it is {cost.threshold_with:.4f} with {them} "
             f"({cost.others_above_with} of the {cost.n_others} others above it) and about {cost.threshold_without:.4f} "
             f"without ({cost.others_above_without} above it), {_change(cost.fall_ratio)}; check whether "
-            f"they are good{see}, or leave them out with --exclude-outliers:"
+            f"{they_are} good{see}, or leave {them} out with --exclude-outliers:"
         )
     for one in built.outliers[:SHOWN_FILES]:
         stderr.print(f"  {one.name}: {one.score:.4f}", markup=False, highlight=False)
