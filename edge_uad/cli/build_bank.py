@@ -148,7 +148,8 @@ def _warn_of_weak_calibration(built: "BuiltBank") -> None:
     if (weakness := weakness_of(built.bank.calibration, built.bank.manifest.false_alarm_rate)) is not None:
         warn(weakness)
     if n_copies := built.images.n_copies:
-        warn(f"{n_copies} images are copies of others, which makes the threshold too low; name each good part once")
+        copies = "1 image is a copy of another" if n_copies == 1 else f"{n_copies} images are copies of others"
+        warn(f"{copies}, which makes the threshold too low; name each good part once")
 
 
 def _warn_of_outliers(built: "BuiltBank", *, shown: bool) -> None:

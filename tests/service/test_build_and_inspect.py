@@ -247,8 +247,8 @@ def test_copies_and_outliers_among_the_good_parts_are_pointed_out(
     shutil.copy(folder / "0.png", folder / "again.png")
     shutil.copy(scratched_parts / "0.png", folder / "odd.png")
     done = edge_uad("build-bank", folder, "--model", tiny_model, "--out", tmp_path / "b", "--false-alarm-rate", 0.05)
-    assert "1 images are copies of others" in done.stderr
-    assert "1 images score far above the other good ones" in done.stderr
+    assert "1 image is a copy of another" in done.stderr
+    assert "1 image scores far above the other good ones" in done.stderr
     assert re.search(r"odd\.png: \d\.\d{4}", done.stderr)
 
 
