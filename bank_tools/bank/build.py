@@ -196,7 +196,7 @@ def build_bank(
     """
     _check_number(len(images.embeddings))
     card = embedder.backbone.card
-    masked = settle_mask(images.embeddings, recipe, progress)
+    masked = settle_mask(images.embeddings, recipe, progress, levels=card.levels)
     images, recipe = replace(images, embeddings=masked.embeddings), masked.recipe
     found = _calibrate(images.embeddings, recipe, card, progress)
     far = outliers(found.scores)
@@ -257,19 +257,22 @@ class MaskedImages:
     background_ratio: float | None
 
 
-def settle_mask(images: EmbeddingStore, recipe: Recipe, progress: Progress, *, views: int = 1) -> MaskedImages:
+def settle_mask(
+    images: EmbeddingStore, recipe: Recipe, progress: Progress, *, levels: int, views: int = 1
+) -> MaskedImages:
     """The images as they are where the recipe states its mask; else the mask that they themselves decide on.
 
     Args:
         images: at least two; with every patch in their masks where the recipe states none.
         recipe: as asked for.
         progress: shows the step.
+        levels: of the model's patches.
         views: how many of each image there are, one after the other.
     """
     if recipe.bpm_threshold is not None:
         return MaskedImages(images, recipe, None)
     with progress.step("deciding on the mask", 1, "banks") as done:
-        decision = decide_mask(images, recipe, views=views)
+        decision = decide_mask(images, recipe, levels=levels, views=views)
         done(1)
     settled = replace(recipe, bpm_threshold=decision.bpm_threshold)
     masked = images.masked(kernel=recipe.bpm_kernel, threshold=decision.bpm_threshold)

@@ -36,12 +36,13 @@ class MaskDecision:
     """The background's quantile of distances over the foreground's; None where the mask leaves out nothing."""
 
 
-def decide_mask(images: EmbeddingStore, recipe: Recipe, *, views: int = 1) -> MaskDecision:
+def decide_mask(images: EmbeddingStore, recipe: Recipe, *, levels: int, views: int = 1) -> MaskDecision:
     """Score two halves of the good images against each other, every patch of them, and compare the mask's two sides.
 
     Args:
         images: with every patch in their masks; of one alone nothing can be known, and it is not masked.
-        recipe: kernel, levels and seed.
+        recipe: kernel and seed.
+        levels: of the model's patches, however many of them are searched apart.
         views: how many of each image there are, one after the other: all are learned, only the first is unseen.
     """
     n_images = len(images) // views
@@ -58,7 +59,7 @@ def decide_mask(images: EmbeddingStore, recipe: Recipe, *, views: int = 1) -> Ma
             masked,
             [image * views + view for image in learned for view in range(views)],
             [image * views for image in unseen],
-            levels=recipe.levels,
+            levels=levels,
             rng=rng,
         )
     ]

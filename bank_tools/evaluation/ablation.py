@@ -1,5 +1,6 @@
 """Ablations: one setting at a time around a default, or all combinations; embeddings are computed once per model."""
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
@@ -20,11 +21,21 @@ DEFAULT_LABEL = "default"
 YES_NO = {"yes": True, "no": False}
 
 
-def _tiling(text: str) -> Tiling:
-    """``3x1+8`` → three tiles, one above the other, that overlap by eight patches; ValueError for anything else."""
-    tiles, _, overlap = text.partition("+")
-    rows, columns = (int(part) for part in tiles.split("x"))
-    return Tiling(tiles_hw=(rows, columns), overlap_hw=(int(overlap), int(overlap)))
+def _tiling(text: str) -> Tiling | None:
+    """``3x1+8`` → three tiles, one above the other, that overlap by eight patches; ``1x1`` → None, the whole picture.
+
+    Raises:
+        UsageError: something else.
+    """
+    found = re.fullmatch(r"([1-9][0-9]?)x([1-9][0-9]?)\+([0-9]{1,3})", text, re.ASCII)
+    if text == "1x1":
+        return None
+    if found is None:
+        raise UsageError(
+            f"the setting tiles has the value {text!r}; use rows, columns and overlap, such as 3x1+8, or 1x1"
+        )
+    rows, columns, overlap = map(int, found.groups())
+    return Tiling(tiles_hw=(rows, columns), overlap_hw=(overlap, overlap))
 
 
 _RECIPE_KNOBS: dict[str, tuple[str, Callable[[str], object]]] = {

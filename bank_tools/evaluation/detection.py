@@ -48,6 +48,8 @@ class CategoryResult:
     n_good: int
     n_patches: int
     foreground_ratio: float | None
+    bpm_threshold: float
+    """Of the mask, as it was told or decided; 0 where every patch was kept."""
     threshold: float | None
     """None where fewer than two good images were there to calibrate it on."""
     image: ImageMetrics
@@ -225,6 +227,7 @@ def _result(category: Category, table: DistanceTable, context: EvaluationContext
         n_good=table.n_good,
         n_patches=table.n_patches,
         foreground_ratio=table.foreground_ratio,
+        bpm_threshold=table.bpm_threshold,
         threshold=threshold,
         pixel_threshold=pixel_threshold_of(table, context.sample_embedder.embedder),
         image=image_metrics([one.sample.anomalous for one in scored], [one.score or 0.0 for one in scored]),

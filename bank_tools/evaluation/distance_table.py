@@ -154,7 +154,13 @@ def _search(
     if not len(images):
         raise UsageError(f"none of {len(good)} good images can be used; the first: {': '.join(embedded.skipped[0])}")
     if variant.recipe.bpm_threshold is None and not variant.bpm_soft:
-        masked = settle_mask(images, variant.recipe, progress, views=_views(variant))
+        masked = settle_mask(
+            images,
+            variant.recipe,
+            progress,
+            levels=sample_embedder.embedder.backbone.card.levels,
+            views=_views(variant),
+        )
         images, variant = masked.embeddings, replace(variant, recipe=masked.recipe)
         sample_embedder = sample_embedder.masking(
             kernel=variant.recipe.bpm_kernel, threshold=variant.recipe.bpm_threshold or 0

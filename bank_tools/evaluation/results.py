@@ -158,6 +158,7 @@ def category_json(result: CategoryResult) -> dict[str, Any]:
         "n_test": len(result.judged),
         "n_invalid": result.n_invalid,
         "foreground_ratio": result.foreground_ratio,
+        "bpm_threshold": result.bpm_threshold,
         "threshold": result.threshold,
         "image": asdict(result.image),
         "line": asdict(result.line) if result.line else None,

@@ -209,7 +209,6 @@ def _print_result(built: "BuiltBank", out: Path, *, as_json: bool) -> None:
         ("patches", _patches(manifest)),
         *([("tiles", _tiles(manifest.tiling))] if manifest.tiling else []),
         *([("decoding", "large JPEG pictures at a part of their size")] if manifest.reduced_decode else []),
-        *([("tiles", _tiles(manifest.tiling, manifest.grid_hw))] if manifest.tiling else []),
         ("masking", _masking(manifest)),
         ("threshold", f"{manifest.threshold:.6f} at a false-alarm rate of {manifest.false_alarm_rate:g}"),
     ]
@@ -232,11 +231,3 @@ def _tiles(tiling: "Tiling") -> str:
 def _patches(manifest: "BankManifest") -> str:
     bound = "" if manifest.max_patches is None else f", at most {manifest.max_patches}"
     return f"{manifest.n_patches} (coreset {manifest.coreset_ratio:g}{bound}; seed {manifest.seed})"
-
-
-def _tiles(tiling: "Tiling", grid_hw: tuple[int, int]) -> str:
-    (rows, columns), (down, across) = tiling.tiles_hw, tiling.overlap_hw
-    return (
-        f"{rows}×{columns}, overlapping by {down} and {across} patches: {rows * columns} inferences a picture, "
-        f"{grid_hw[0]}×{grid_hw[1]} patches"
-    )

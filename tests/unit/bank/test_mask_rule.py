@@ -46,7 +46,7 @@ def test_a_background_is_left_out_where_it_strays_as_much_as_the_part(
     background_spread: float, masked: bool, levels: int
 ) -> None:
     images = parts(part_spread=0.3, background_spread=background_spread, levels=levels)
-    decision = decide_mask(images, Recipe(bpm_kernel=1, levels=levels))
+    decision = decide_mask(images, Recipe(bpm_kernel=1), levels=levels)
     assert decision.background_ratio is not None
     assert (decision.background_ratio >= MASKED_FROM_RATIO) == masked
     assert decision.bpm_threshold == (PAPER_BPM_THRESHOLD if masked else 0)
@@ -54,7 +54,7 @@ def test_a_background_is_left_out_where_it_strays_as_much_as_the_part(
 
 def test_more_background_can_only_call_for_the_mask() -> None:
     ratios = [
-        decide_mask(parts(part_spread=0.3, background_spread=spread), Recipe(bpm_kernel=1)).background_ratio
+        decide_mask(parts(part_spread=0.3, background_spread=spread), Recipe(bpm_kernel=1), levels=1).background_ratio
         for spread in (0.0, 0.1, 0.2, 0.3, 0.5, 1.0)
     ]
     assert ratios == sorted(ratios, key=lambda ratio: ratio or 0)
@@ -63,8 +63,8 @@ def test_more_background_can_only_call_for_the_mask() -> None:
 def test_where_everything_is_attended_to_there_is_nothing_to_leave_out() -> None:
     images = parts(part_spread=0.3, background_spread=1.0)
     even = stored(replace(one, embedding=replace(one.embedding, attention=np.ones(36, np.float32))) for one in images)
-    assert decide_mask(even, Recipe(bpm_kernel=1)).background_ratio is None
-    assert decide_mask(images.only([0]), Recipe(bpm_kernel=1)).bpm_threshold == 0
+    assert decide_mask(even, Recipe(bpm_kernel=1), levels=1).background_ratio is None
+    assert decide_mask(images.only([0]), Recipe(bpm_kernel=1), levels=1).bpm_threshold == 0
 
 
 def test_parts_that_do_not_vary_decide_on_nothing() -> None:
@@ -73,28 +73,28 @@ def test_parts_that_do_not_vary_decide_on_nothing() -> None:
     for seed in range(20):
         tokens = copies[0].embedding.tokens[np.random.default_rng(seed).permutation(36)]
         images = stored(replace(one, embedding=replace(one.embedding, tokens=tokens)) for one in copies)
-        assert decide_mask(images, Recipe(bpm_kernel=1)).bpm_threshold == 0
+        assert decide_mask(images, Recipe(bpm_kernel=1), levels=1).bpm_threshold == 0
 
 
 def test_no_view_of_an_image_is_unseen_where_another_was_learned() -> None:
     """Views of one image are near each other: with them in both halves a background that strays would look calm."""
     looks = parts(part_spread=0.3, background_spread=1.0, n=8)
     views = stored(one for one in looks for _ in range(4))
-    alone, together = (decide_mask(one, Recipe(bpm_kernel=1), views=n) for one, n in ((looks, 1), (views, 4)))
+    alone, together = (decide_mask(one, Recipe(bpm_kernel=1), levels=1, views=n) for one, n in ((looks, 1), (views, 4)))
     assert together.bpm_threshold == alone.bpm_threshold == PAPER_BPM_THRESHOLD
-    assert decide_mask(views.only(range(4)), Recipe(bpm_kernel=1), views=4).background_ratio is None
+    assert decide_mask(views.only(range(4)), Recipe(bpm_kernel=1), levels=1, views=4).background_ratio is None
 
 
 def test_the_same_parts_and_seed_decide_the_same() -> None:
     images = parts(part_spread=0.3, background_spread=0.3)
-    first, again = (decide_mask(images, Recipe(bpm_kernel=1, seed=4)) for _ in range(2))
+    first, again = (decide_mask(images, Recipe(bpm_kernel=1, seed=4), levels=1) for _ in range(2))
     assert first == again
 
 
 @pytest.mark.parametrize("background_spread", [0.0, 1.0])
 def test_the_mask_that_was_decided_on_is_in_force(background_spread: float) -> None:
     images = parts(part_spread=0.3, background_spread=background_spread)
-    settled = settle_mask(images, Recipe(bpm_kernel=1), SilentProgress())
+    settled = settle_mask(images, Recipe(bpm_kernel=1), SilentProgress(), levels=1)
     tau = settled.recipe.bpm_threshold
     assert tau is not None
     for before, after in zip(images, settled.embeddings, strict=True):
@@ -107,7 +107,7 @@ def test_the_mask_that_was_decided_on_is_in_force(background_spread: float) -> N
 @pytest.mark.parametrize("told", [0.0, 0.3])
 def test_a_mask_that_was_told_is_not_decided(told: float) -> None:
     images = parts(part_spread=0.3, background_spread=1.0)
-    settled = settle_mask(images, Recipe(bpm_kernel=1, bpm_threshold=told), SilentProgress())
+    settled = settle_mask(images, Recipe(bpm_kernel=1, bpm_threshold=told), SilentProgress(), levels=1)
     assert settled.embeddings is images
     assert (settled.recipe.bpm_threshold, settled.background_ratio) == (told, None)
 

@@ -1,5 +1,7 @@
 """Which settings an ablation measures."""
 
+from dataclasses import replace
+
 import pytest
 
 from bank_tools.bank.recipe import Recipe
@@ -93,6 +95,8 @@ def test_a_knob_is_swept_once() -> None:
 def test_tiles_are_rows_columns_and_their_overlap() -> None:
     tiled = Point((("tiles", "3x1+8"),)).applied(DEFAULT).recipe.tiling
     assert tiled == Tiling(tiles_hw=(3, 1), overlap_hw=(8, 8))
+    whole = replace(DEFAULT, recipe=replace(DEFAULT.recipe, tiling=tiled))
+    assert Point((("tiles", "1x1"),)).applied(whole) == DEFAULT
 
 
 @pytest.mark.parametrize("text", ["3x1", "3", "x+1", "3x1+", "axb+2"])
