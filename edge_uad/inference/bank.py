@@ -5,6 +5,7 @@ import hashlib
 import json
 import math
 import os
+import re
 from copy import copy
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,7 @@ from edge_uad.records import (
 BANK_SCHEMA = 1
 UNIT_NORM_TOLERANCE = 1e-3
 
+_SHA256 = re.compile(r"[0-9a-f]{64}", re.ASCII)
 _MANIFEST_KEY = "edge_uad_manifest"
 _MANIFEST = TypeAdapter(BankManifest)
 
@@ -215,7 +217,7 @@ def _parse_manifest(manifest_json: str, path: Path) -> BankManifest:
 
 
 def _check_ranges(manifest: BankManifest) -> None:
-    """Raise ValueError for values with which every part would come out normal, or none could be judged."""
+    """Raise ValueError for values by which every part would be normal or none could be judged, or that are no text."""
     x, y, w, h = manifest.roi or (0, 0, 1, 1)
     holds = (
         0 <= manifest.threshold < FARTHEST,  # no score exceeds that
@@ -228,6 +230,8 @@ def _check_ranges(manifest: BankManifest) -> None:
         min(x, y) >= 0 and min(w, h) >= 1,
         not manifest.reduced_decode or reducible(manifest.geometry, manifest.roi),
         manifest.levels >= 1,
+        all(map(_SHA256.fullmatch, (manifest.bank_id, manifest.model_id, manifest.source_digest))),
+        all(map(str.isprintable, (manifest.backbone, manifest.built_at, manifest.built_by))),
         manifest.tiling is None or manifest.tiling.fits(manifest.grid_hw),
     )
     if not all(holds):

@@ -149,6 +149,9 @@ def test_a_manifest_at_odds_with_its_bank_is_refused(tmp_path: Path, changed: di
         {"bpm_threshold": 5.0},
         {"false_alarm_rate": -3.0},
         {"roi": (-5, -5, 0, 0)},
+        {"model_id": "no hash"},
+        {"source_digest": "F" * 64},
+        {"backbone": "two\nlines"},
     ],
     ids=str,
 )
