@@ -207,10 +207,10 @@ def build_bank(
         _check_number(len(images.embeddings))
         found = _calibrate(images.embeddings, recipe, card, progress)
     calibration = np.sort(found.scores)
-    _check_threshold(calibration, recipe)
+    threshold = _threshold(calibration, recipe)
     coreset = _choose_coreset(images.embeddings, recipe, progress)
     manifest = replace(
-        _manifest(images, recipe, card, calibration, n_patches=len(coreset.patches)),
+        _manifest(images, recipe, card, threshold, n_patches=len(coreset.patches)),
         background_ratio=masked.background_ratio,
         pixel_threshold=pixel_threshold(found.hot_areas),
         n_excluded=len(far) if exclude_outliers else 0,
@@ -229,8 +229,8 @@ def _check_number(n_images: int) -> None:
         )
 
 
-def _check_threshold(calibration: Float32, recipe: Recipe) -> None:
-    """Refuse a threshold that no score can exceed: a tail of few scores goes on without end."""
+def _threshold(calibration: Float32, recipe: Recipe) -> float:
+    """The bank's threshold; one that no score can exceed is refused: a tail of few scores goes on without end."""
     rate = recipe.false_alarm_rate
     threshold = threshold_of(calibration, rate, seed=recipe.seed)
     if not threshold < FARTHEST:
@@ -238,6 +238,7 @@ def _check_threshold(calibration: Float32, recipe: Recipe) -> None:
             f"a false-alarm rate of {rate:g} cannot be had from {len(calibration)} good images: its threshold would be "
             f"{threshold:.4g}, which no score exceeds; ask for a higher rate, or give more good images"
         )
+    return threshold
 
 
 def _scored_image(image: int, images: GoodImages, found: _Calibration, card: ModelCard) -> ScoredImage:
@@ -312,9 +313,7 @@ def _calibrate(images: EmbeddingStore, recipe: Recipe, card: ModelCard, progress
     return _Calibration(scores, hot_areas, squared)
 
 
-def _manifest(
-    images: GoodImages, recipe: Recipe, card: ModelCard, calibration: Float32, *, n_patches: int
-) -> BankManifest:
+def _manifest(images: GoodImages, recipe: Recipe, card: ModelCard, threshold: float, *, n_patches: int) -> BankManifest:
     return BankManifest(
         bank_id="",
         schema=BANK_SCHEMA,
@@ -339,7 +338,7 @@ def _manifest(
         n_empty=len(images.empty),
         n_patches=n_patches,
         calibration_folds=fold_count(len(images.embeddings)),
-        threshold=threshold_of(calibration, recipe.false_alarm_rate, seed=recipe.seed),
+        threshold=threshold,
         false_alarm_rate=recipe.false_alarm_rate,
         built_at=datetime.now(UTC).isoformat(timespec="seconds"),
         built_by=f"edge-uad {__version__}",

@@ -218,9 +218,11 @@ def _result(category: Category, table: DistanceTable, context: EvaluationContext
     judged = _judged(category, table, context, threshold)
     scored = [one for one in judged if one.score is not None]
     warnings = [*category.warnings, *_oddities(category, table, judged)]
+    embedder = context.sample_embedder.embedder
+    pixel_threshold = pixel_threshold_of(table, embedder)
     found = None
     if context.pixels and any(sample.anomalous and sample.mask_path for sample in category.test):
-        found = localise(category, table, context.sample_embedder.embedder, context.steps, context.progress)
+        found = localise(category, table, embedder, context.steps, context.progress, threshold=pixel_threshold)
         warnings += found.warnings
     return CategoryResult(
         name=category.name,
@@ -229,7 +231,7 @@ def _result(category: Category, table: DistanceTable, context: EvaluationContext
         foreground_ratio=table.foreground_ratio,
         bpm_threshold=table.bpm_threshold,
         threshold=threshold,
-        pixel_threshold=pixel_threshold_of(table, context.sample_embedder.embedder),
+        pixel_threshold=pixel_threshold,
         image=image_metrics([one.sample.anomalous for one in scored], [one.score or 0.0 for one in scored]),
         line=None if threshold is None else _line(judged),
         pixel=None if found is None else found.result,

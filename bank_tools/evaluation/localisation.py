@@ -36,16 +36,30 @@ class Localisation:
 
 
 def localise(
-    category: Category, table: DistanceTable, embedder: Embedder, steps: StepCache, progress: Progress
+    category: Category,
+    table: DistanceTable,
+    embedder: Embedder,
+    steps: StepCache,
+    progress: Progress,
+    *,
+    threshold: float | None,
 ) -> Localisation:
     """Compare heat with masks, or read what an earlier run found.
 
     Good images and outlined ones count; an image without a mask, and one that could not be judged, do not.
+
+    Args:
+        category: with test images and masks.
+        table: of the test images.
+        embedder: that it was made with.
+        steps: where finished comparisons are kept.
+        progress: shows the step.
+        threshold: of the same table, see :func:`pixel_threshold_of`.
     """
     key = digest_of([_MASKS_READ, table.key, category.name, [_mask_digest(sample) for sample in category.test]])
     kept = steps.get(key)
     if kept is None:
-        found = _localise(category, table, embedder, progress)
+        found = _localise(category, table, embedder, progress, threshold)
         text = json.dumps(asdict(found))
         steps.put(key, {"json": np.frombuffer(text.encode(), np.uint8)})
         return found
@@ -53,7 +67,9 @@ def localise(
     return Localisation(PixelResult(**fields["result"]), tuple(fields["warnings"]), fields["odd_masks"])
 
 
-def _localise(category: Category, table: DistanceTable, embedder: Embedder, progress: Progress) -> Localisation:
+def _localise(
+    category: Category, table: DistanceTable, embedder: Embedder, progress: Progress, threshold: float | None
+) -> Localisation:
     metrics = PixelMetrics()
     masks = MaskOddities()
     unread: list[str] = []
@@ -72,7 +88,7 @@ def _localise(category: Category, table: DistanceTable, embedder: Embedder, prog
     if unread:
         odd[NOT_READ_AGAIN] = unread
         warnings.append(f"{category.name}: {counted(unread, 'image')} {NOT_READ_AGAIN}: {listed(unread)}")
-    return Localisation(metrics.result(pixel_threshold_of(table, embedder)), tuple(warnings), odd)
+    return Localisation(metrics.result(threshold), tuple(warnings), odd)
 
 
 def heat_of(row: Float32, image: UInt8, embedder: Embedder) -> Float32:

@@ -21,7 +21,7 @@ from edge_uad.cli.measuring import (
     print_warnings,
     require_evaluate_extra,
 )
-from edge_uad.cli.model import model_or_default
+from edge_uad.cli.model import open_for_many
 from edge_uad.cli.options import MachineOptions, RecipeOptions, recipe_of, with_option_groups
 from edge_uad.errors import UsageError
 from edge_uad.records import Join
@@ -69,19 +69,13 @@ def ablate(
     from bank_tools.evaluation.results import check_out, write_results
     from bank_tools.evaluation.variant import Variant
     from bank_tools.report.evaluation import write_report
-    from edge_uad.runtime.assemble import load_backbone_for_many
 
     sweeps = [parse_sweep(text) for text in sweep]
     points = points_of(sweeps, grid=grid)
     dataset = open_dataset(root, layout, categories)
     out = out or Path("evaluation") / f"{dataset.name}-ablate"
     check_out(out)
-    model, workers = load_backbone_for_many(
-        model_or_default(backbone),
-        provider=machine.provider,
-        threads=machine.threads,
-        search_device=machine.search_device,
-    )
+    model, workers = open_for_many(backbone, machine)
     chosen = Variant(recipe=recipe_of(model.card, recipe, machine))
     factory = VariantFactory(
         model=model,
@@ -193,14 +187,7 @@ class VariantFactory:
         if not changes:
             return self.model
         if self.other is None or self.other[0] != changes:
-            from edge_uad.runtime.assemble import load_backbone_for_many
-
-            other, _ = load_backbone_for_many(
-                variant_path(self.model, changes),
-                provider=self.machine.provider,
-                threads=self.machine.threads,
-                search_device=self.machine.search_device,
-            )
+            other, _ = open_for_many(variant_path(self.model, changes), self.machine)
             self.other = changes, other
         return self.other[1]
 

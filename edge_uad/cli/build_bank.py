@@ -9,7 +9,7 @@ import typer
 
 from edge_uad.cli.console import TerminalProgress, console, note, stderr, warn
 from edge_uad.cli.measuring import require_evaluate_extra
-from edge_uad.cli.model import model_or_default
+from edge_uad.cli.model import open_for_many
 from edge_uad.cli.options import JsonOption, MachineOptions, ModelOption, RecipeOptions, recipe_of, with_option_groups
 from edge_uad.errors import UsageError
 
@@ -73,7 +73,6 @@ def build_bank(
     from bank_tools.bank.embeddings import scratch_folder
     from bank_tools.bank.recipe import embedder_for
     from edge_uad.inference.bank import check_writable
-    from edge_uad.runtime.assemble import load_backbone_for_many
     from edge_uad.sources import recorded_source, reduce_decoding
     from edge_uad.sources.folder import FolderSource, describe_left_out, root_of
     from edge_uad.sources.recorded import frames_of, shortfall_of
@@ -85,12 +84,7 @@ def build_bank(
     source, total = recorded_source(normals)
     if isinstance(source, FolderSource) and (text := describe_left_out(source.left_out, root=root_of(normals))):
         warn(text)
-    backbone, workers = load_backbone_for_many(
-        model_or_default(model),
-        provider=machine.provider,
-        threads=machine.threads,
-        search_device=machine.search_device,
-    )
+    backbone, workers = open_for_many(model, machine)
     chosen = recipe_of(backbone.card, recipe, machine, reduced_decode=reduced_decode)
     embedder = embedder_for(backbone, chosen)
     reduce_decoding(source, embedder.preprocessor.least_side_px if reduced_decode else None)

@@ -25,7 +25,7 @@ from edge_uad.cli.measuring import (
     require_evaluate_extra,
     whole_numbers,
 )
-from edge_uad.cli.model import model_or_default
+from edge_uad.cli.model import model_or_default, open_for_many
 from edge_uad.cli.options import (
     ApartOption,
     JsonOption,
@@ -109,7 +109,6 @@ def evaluate(
     from bank_tools.evaluation.results import check_out, write_results
     from bank_tools.evaluation.variant import Variant, parse_scales
     from bank_tools.report.evaluation import write_report
-    from edge_uad.runtime.assemble import load_backbone_for_many
 
     numbers = whole_numbers(shots, "--shots")
     _check_league_options(roots, task, categories=categories, candidate=candidate, draw=draw)
@@ -118,12 +117,7 @@ def evaluate(
     out = out or Path("evaluation") / ("league" if is_league else f"{datasets[0].name}-{task}")
     check_out(out)
     model_path = model_or_default(backbone)
-    model, workers = load_backbone_for_many(
-        model_path,
-        provider=machine.provider,
-        threads=machine.threads,
-        search_device=machine.search_device,
-    )
+    model, workers = open_for_many(model_path, machine)
     variant = Variant(
         recipe=recipe_of(model.card, recipe, machine),
         rotated=turn_good,

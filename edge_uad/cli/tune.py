@@ -15,7 +15,7 @@ from edge_uad.cli.measuring import (
     print_warnings,
     require_evaluate_extra,
 )
-from edge_uad.cli.model import model_or_default
+from edge_uad.cli.model import open_for_many
 from edge_uad.cli.options import JsonOption, MachineOptions, RecipeOptions, recipe_of, with_option_groups
 from edge_uad.errors import UsageError
 
@@ -60,7 +60,6 @@ def tune(
     from bank_tools.evaluation.tuning.results import Tuning, sentence_of, tuning_json, tuning_table, write_tuning
     from bank_tools.evaluation.variant import Variant
     from bank_tools.report.tuning import write_tuning_report
-    from edge_uad.runtime.assemble import load_backbone_for_many
 
     asked = candidates_of(candidate or SURVIVORS)[1:]
     for one in asked:
@@ -68,12 +67,7 @@ def tune(
     progress = TerminalProgress()
     parts = read_parts(normals, rejects, progress)
     check_out(out)
-    model, workers = load_backbone_for_many(
-        model_or_default(backbone),
-        provider=machine.provider,
-        threads=machine.threads,
-        search_device=machine.search_device,
-    )
+    model, workers = open_for_many(backbone, machine)
     factory = VariantFactory(
         model=model,
         default=Variant(recipe=recipe_of(model.card, recipe, machine)),
