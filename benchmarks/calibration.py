@@ -32,7 +32,8 @@ from edge_uad.inference.scoring import calibration_images_needed, conformal_thre
 from edge_uad.inference.search import PatchSearch
 from edge_uad.interfaces import Backbone
 from edge_uad.records import Float32, Frame, Geometry, UInt8
-from edge_uad.runtime.assemble import load_backbone, make_embedder
+from edge_uad.runtime.assemble import make_embedder
+from edge_uad.runtime.backbones import load_backbone
 from edge_uad.sources import recorded_source
 from edge_uad.sources.recorded import frames_of
 from export.default import provide_default_model

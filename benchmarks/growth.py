@@ -22,7 +22,8 @@ from benchmarks.report import Report, Table, options_of, say
 from edge_uad.errors import EdgeUadError
 from edge_uad.inference.bank import PatchBank
 from edge_uad.progress import SilentProgress
-from edge_uad.runtime.assemble import load_backbone, load_inspector
+from edge_uad.runtime.assemble import load_inspector
+from edge_uad.runtime.backbones import load_backbone
 from export.default import provide_default_model
 from export.variants import provide_variant
 

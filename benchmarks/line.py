@@ -13,7 +13,7 @@ from bank_tools.bench.results import LATENCY_GOAL, THROUGHPUT_GOAL, BenchOptions
 from bank_tools.bench.run import run_bench
 from benchmarks.report import Report, Table, options_of
 from edge_uad.cli.console import TerminalProgress
-from edge_uad.runtime.assemble import load_backbone
+from edge_uad.runtime.backbones import load_backbone
 from export.default import provide_default_model
 
 N_FRAMES, QUICK_FRAMES = 200, 8

@@ -30,7 +30,8 @@ from edge_uad.inference.inspector import Inspector
 from edge_uad.interfaces import Backbone
 from edge_uad.progress import SilentProgress
 from edge_uad.records import Float32, Geometry, UInt8
-from edge_uad.runtime.assemble import load_backbone, make_embedder
+from edge_uad.runtime.assemble import make_embedder
+from edge_uad.runtime.backbones import load_backbone
 from edge_uad.runtime.in_order import in_order
 from edge_uad.runtime.workers import available_cores
 from export.architecture import VitSpec, VitWeights

@@ -24,7 +24,8 @@ from edge_uad.inference.bank import PatchBank
 from edge_uad.inference.search import PatchSearch
 from edge_uad.progress import SilentProgress
 from edge_uad.records import Float32, Geometry, Int
-from edge_uad.runtime.assemble import load_backbone, make_embedder
+from edge_uad.runtime.assemble import make_embedder
+from edge_uad.runtime.backbones import load_backbone
 from export.default import provide_default_model
 
 SIZES = tuple(10**power for power in range(3, 8))

@@ -30,8 +30,10 @@ from edge_uad.records import (
     Tiling,
     UInt8,
     Verdict,
+    WantedPrecision,
 )
-from edge_uad.runtime.assemble import load_backbone, load_backbone_for_many, load_inspector
+from edge_uad.runtime.assemble import load_backbone_for_many, load_inspector
+from edge_uad.runtime.backbones import Backbones
 from edge_uad.runtime.cache import DEFAULT_BACKBONE, default_model_path
 from edge_uad.sources import recorded_source, reduce_decoding
 from edge_uad.sources.folder import FolderSource
@@ -66,6 +68,7 @@ class Inspector:
         provider: Provider = "cpu",
         threads: int = 0,
         search_device: SearchDevice = "cpu",
+        precision: WantedPrecision = "auto",
     ) -> Self:
         """Load a bank and its model.
 
@@ -75,14 +78,17 @@ class Inspector:
             provider: cpu, cuda, tensorrt or openvino.
             threads: of the CPU; 0: all cores.
             search_device: cpu or gpu.
+            precision: fp32, bf16 or int8; auto takes the fastest that the bank is certified for, where this processor
+                has what it needs.
 
         Raises:
-            ArtefactError: the bank or the model is missing, damaged, or the bank was built with another model.
+            ArtefactError: the bank or the model is missing, damaged, or the bank was built with another model, or is
+                not certified for the precision.
             ProviderError: the accelerator is not active.
             MissingExtraError: what runs the model is not installed.
         """
-        backbone = load_backbone(_model_path(model), provider=provider, threads=threads)
-        return cls(load_inspector(backbone, _path(bank), search_device=search_device, search_threads=threads))
+        backbones = Backbones(_model_path(model), provider=provider, threads=threads, precision=precision)
+        return cls(load_inspector(backbones, _path(bank), search_device=search_device, search_threads=threads))
 
     def inspect(self, image: Image, *, part_id: str | None = None) -> Verdict:
         """Judge one image, as the daemon would.
@@ -193,6 +199,7 @@ def build_bank(
     search_device: SearchDevice = "cpu",
     progress: Progress | None = None,
     exclude_outliers: bool = False,
+    precision: WantedPrecision = "auto",
     **recipe: Unpack[BankRecipe],
 ) -> BankManifest:
     """Build a memory bank of good parts, calibrate its threshold, and write it to a file.
@@ -208,6 +215,8 @@ def build_bank(
         search_device: as of ``Inspector.open``.
         progress: shows the steps; None: silent.
         exclude_outliers: leave images that score far above the others out of the bank and its calibration.
+        precision: of the arithmetic that the bank may be judged in: auto tries what this processor can do, and
+            certifies what keeps the verdicts of fp32.
         recipe: see :class:`BankRecipe`.
 
     Returns:
@@ -222,6 +231,7 @@ def build_bank(
     from bank_tools.bank.build import build_bank as build  # noqa: PLC0415  (inspection does without)
     from bank_tools.bank.build import embed_all  # noqa: PLC0415
     from bank_tools.bank.embeddings import scratch_folder  # noqa: PLC0415
+    from bank_tools.bank.precision_trial import possible_precisions, prepare_trial  # noqa: PLC0415
     from bank_tools.bank.recipe import embedder_for, recipe_for  # noqa: PLC0415
     from bank_tools.bank.tail import weakness_of  # noqa: PLC0415
 
@@ -239,7 +249,17 @@ def build_bank(
     embedder = embedder_for(backbone, full)
     reduce_decoding(source, embedder.preprocessor.least_side_px if full.reduced_decode else None)
     folder = scratch_folder(out_path.parent)
-    embedded = embed_all(frames_of(source), embedder, total, progress, workers=workers, folder=folder)
+    trial, _ = prepare_trial(
+        _model_path(model),
+        embedder,
+        full,
+        possible_precisions(backbone.card, precision, provider),
+        total=total,
+        workers=workers,
+        progress=progress,
+        folder=folder,
+    )
+    embedded = embed_all(frames_of(source), embedder, total, progress, workers=workers, folder=folder, trial=trial)
     for name, reason in (*embedded.unreadable, *embedded.empty):
         log.warning("%s was skipped: %s", name, reason)
     built = build(embedded, recipe=full, embedder=embedder, progress=progress, exclude_outliers=exclude_outliers)

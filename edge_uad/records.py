@@ -37,6 +37,11 @@ SearchDevice = Literal["cpu", "gpu"]
 """What searches the bank."""
 Precision = Literal["fp32", "fp16", "int8"]
 """Of a model's weights and blocks; input and outputs are float32 always."""
+LowerPrecision = Literal["bf16", "int8"]
+"""In which a processor may run an fp32 model: products of bfloat16 numbers, or of whole numbers."""
+InferencePrecision = Literal["fp32", "bf16", "int8"]
+WantedPrecision = Literal["auto", "fp32", "bf16", "int8"]
+"""*auto*: the fastest that the bank is certified for, where this machine can do it; else fp32."""
 Join = Literal["mean", "concat", "levels"]
 """How the tokens of several blocks become one: the mean of the raw tokens; the raw tokens one after the other; or
 *levels*, each block's token at unit norm, one after the other, so that a block of small norm counts as much as others:
@@ -170,18 +175,18 @@ class ParityTolerance:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ParityCertificate:
-    """What a lower precision does to the verdicts: two banks of the same good parts, one per model, side by side."""
+    """What a lower precision does to the verdicts: the same images judged in both, side by side."""
 
     reference_model_id: str
     """SHA-256 of the fp32 model file compared with."""
     runtime: str
     """What ran the model: a provider of an ONNX file, or ``engine``. It holds for no other."""
     n_good: int
-    """Good images that both banks were built from; each is judged against the others."""
+    """Good images, each judged against others."""
     n_test: int
     """Other images judged."""
     images_digest: str
-    """SHA-256 over the digests of the images' files, in their order."""
+    """SHA-256 over the digests of the images, in their order."""
     threshold: float
     """Of the fp32 bank."""
     n_judged: int
@@ -200,6 +205,21 @@ class ParityCertificate:
     """ISO 8601, UTC."""
     made_by: str
     """edge-uad and its version."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CertifiedPrecision:
+    """A lower precision in which a bank may be judged: what it did to the verdicts, and what it won."""
+
+    precision: LowerPrecision
+    features: tuple[str, ...]
+    """What the processor must have, by the names of ``edge_uad.inference.backbones.processor``."""
+    embedding_ms: float
+    """Of one picture on one core, the median, on the machine that built the bank."""
+    fp32_embedding_ms: float
+    """The same in fp32, measured in turn with it."""
+    certificate: ParityCertificate
+    """Of good parts that the bank compared with had not seen, and of synthetic defects on them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -351,6 +371,9 @@ class BankManifest:
     """Heat above which a pixel is drawn, from good parts alone; None in banks that were built before there was one."""
     n_excluded: int = 0
     """Images left out of the bank and of calibration, by the user's word, because they scored far above the others."""
+    precisions: tuple[CertifiedPrecision, ...] = ()
+    """The lower precisions that it may be judged in, the fastest first; in fp32 it may always be judged. Its patches
+    and its calibration are fp32."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

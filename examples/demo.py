@@ -29,7 +29,7 @@ from edge_uad.cli.console import console, stderr
 from edge_uad.errors import EdgeUadError
 from edge_uad.inference.bank import PatchBank
 from edge_uad.net.wire import decode_message
-from edge_uad.runtime.assemble import load_backbone
+from edge_uad.runtime.backbones import load_backbone
 from export.default import provide_default_model
 
 OUT = Path("demo")

@@ -12,6 +12,7 @@ import numpy as np
 from bank_tools.bank.calibrate import (
     Coreset,
     OutlierCost,
+    Search,
     choose_coreset,
     cross_scores,
     fold_count,
@@ -21,6 +22,7 @@ from bank_tools.bank.calibrate import (
 from bank_tools.bank.coreset import coreset_size
 from bank_tools.bank.embeddings import EmbeddingStore
 from bank_tools.bank.mask_rule import decide_mask
+from bank_tools.bank.precision_trial import PrecisionTrial, RefusedPrecision, TrialScores
 from bank_tools.bank.recipe import Recipe
 from bank_tools.bank.tail import threshold_of
 from edge_uad import __version__
@@ -51,6 +53,10 @@ class GoodImages:
     """Readable, but without a patch to learn: name and reason."""
     sizes_hw: list[tuple[int, int]] = field(default_factory=list)
     """Height and width of each embedded image."""
+    trial: PrecisionTrial | None = None
+    """Of lower precisions, where any is tried."""
+    trial_numbers: list[int | None] = field(default_factory=list)
+    """Of each embedded image the number by which the trial knows it; None where it is not one of those tried."""
 
     @property
     def n_copies(self) -> int:
@@ -67,6 +73,8 @@ class GoodImages:
             unreadable=self.unreadable,
             empty=self.empty,
             sizes_hw=[self.sizes_hw[image] for image in kept],
+            trial=self.trial,
+            trial_numbers=[self.trial_numbers[image] for image in kept],
         )
 
 
@@ -80,6 +88,8 @@ class _EmbeddedImage:
     """None where it could not be read."""
     reason: str = ""
     hw: tuple[int, int] | None = None
+    tried: list[ForegroundEmbedding] | None = None
+    """In lower precisions; None where it is not one of those tried."""
 
 
 def embed_all(
@@ -90,6 +100,7 @@ def embed_all(
     *,
     workers: int = 1,
     folder: Path | None = None,
+    trial: PrecisionTrial | None = None,
 ) -> GoodImages:
     """Embed every good image, so many at a time, while the next ones are read; list what cannot be used.
 
@@ -102,27 +113,32 @@ def embed_all(
         progress: shows the step.
         workers: images at a time.
         folder: of the temporary file of embeddings; None for the system's.
+        trial: of lower precisions, which embeds some of the images, too.
 
     Raises:
         UsageError: the temporary file cannot be written.
     """
-    images = GoodImages(EmbeddingStore(folder))
+    images = GoodImages(EmbeddingStore(folder), trial=trial)
     with progress.step("embedding", total, "images") as done:
-        for embedded in in_order(partial(_embed_one, embedder), frames, workers=workers):
+        for embedded in in_order(partial(_embed_one, embedder, trial), frames, workers=workers):
             _add(embedded, images)
             done(1)
     return images
 
 
-def _embed_one(embedder: Embedder, frame: Frame | UnreadableFrame) -> _EmbeddedImage:
+def _embed_one(embedder: Embedder, trial: PrecisionTrial | None, frame: Frame | UnreadableFrame) -> _EmbeddedImage:
     name = name_of(frame)
     if isinstance(frame, UnreadableFrame):
         return _EmbeddedImage(name, None, None, frame.reason)
     digest = pixel_digest(frame.image)
     try:
-        return _EmbeddedImage(name, embedder.embed(frame.image), digest, hw=frame.hw)
+        embedding = embedder.embed(frame.image)
     except FrameError as error:
         return _EmbeddedImage(name, None, digest, str(error))
+    tried = None
+    if trial is not None and trial.tries(frame.frame_id):
+        tried = trial.embed(frame.image, frame.frame_id)
+    return _EmbeddedImage(name, embedding, digest, hw=frame.hw, tried=tried)
 
 
 def _add(embedded: _EmbeddedImage, images: GoodImages) -> None:
@@ -132,6 +148,10 @@ def _add(embedded: _EmbeddedImage, images: GoodImages) -> None:
         images.empty.append((embedded.name, embedded.reason))
     else:
         images.embeddings.append(embedded.embedding)
+        number = None
+        if images.trial is not None and embedded.tried is not None:
+            number = images.trial.append(embedded.tried)
+        images.trial_numbers.append(number)
         images.names.append(embedded.name)
         images.digests.append(embedded.digest)
         if embedded.hw is not None:
@@ -163,6 +183,8 @@ class BuiltBank:
     """Highest first, as they scored when all were in; they are in the bank unless its manifest counts them excluded."""
     outlier_cost: OutlierCost | None
     """None where there are none."""
+    refused_precisions: tuple[RefusedPrecision, ...] = ()
+    """Those tried whose verdicts are not those of fp32."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,6 +197,8 @@ class _Calibration:
     """(n,), see ``hot_area_heat``."""
     squared: Float32
     """(n, N), the distances of each."""
+    trial: TrialScores | None
+    """Of some of them in lower precisions."""
 
 
 def build_bank(
@@ -198,27 +222,29 @@ def build_bank(
     card = embedder.backbone.card
     masked = settle_mask(images.embeddings, recipe, progress, levels=card.levels)
     images, recipe = replace(images, embeddings=masked.embeddings), masked.recipe
-    found = _calibrate(images.embeddings, recipe, card, progress)
+    found = _calibrate(images, recipe, card, progress)
     far = outliers(found.scores)
     cost = outlier_cost(found.scores, recipe.false_alarm_rate, seed=recipe.seed)
     odd = tuple(_scored_image(image, images, found, card) for image in far)
     if exclude_outliers and far:
         images = images.without(far)
         _check_number(len(images.embeddings))
-        found = _calibrate(images.embeddings, recipe, card, progress)
+        found = _calibrate(images, recipe, card, progress)
     calibration = np.sort(found.scores)
     threshold = _threshold(calibration, recipe)
+    certified, refused = found.trial.settled(threshold, model_id=card.model_id) if found.trial else ((), ())
     coreset = _choose_coreset(images.embeddings, recipe, progress)
     manifest = replace(
         _manifest(images, recipe, card, threshold, n_patches=len(coreset.patches)),
         background_ratio=masked.background_ratio,
         pixel_threshold=pixel_threshold(found.hot_areas),
         n_excluded=len(far) if exclude_outliers else 0,
+        precisions=certified,
     )
     bank = PatchBank.sealed(
         patches=coreset.patches, patch_image=coreset.patch_image, calibration=calibration, manifest=manifest
     )
-    return BuiltBank(bank, images, found.scores, odd, cost)
+    return BuiltBank(bank, images, found.scores, odd, cost, refused)
 
 
 def _check_number(n_images: int) -> None:
@@ -288,13 +314,19 @@ def _choose_coreset(images: EmbeddingStore, recipe: Recipe, progress: Progress) 
         )
 
 
-def _calibrate(images: EmbeddingStore, recipe: Recipe, card: ModelCard, progress: Progress) -> _Calibration:
+def _calibrate(good: GoodImages, recipe: Recipe, card: ModelCard, progress: Progress) -> _Calibration:
+    images = good.embeddings
     squared = np.empty((len(images), card.grid_hw[0] * card.grid_hw[1]), np.float32)
     hot_areas = np.empty(len(images), np.float32)
+    trial = None if good.trial is None else good.trial.judged_by(recipe)
 
     def keep(image: int, distances: PatchDistances) -> None:
         squared[image] = distances.squared
         hot_areas[image] = hot_area_heat(heatmap(distances, card.input_hw))
+
+    def judge(image: int, score: float, search: Search) -> None:
+        if trial is not None and (number := good.trial_numbers[image]) is not None:
+            trial.judge(number, search, fp32_score=score, digest=good.digests[image])
 
     with progress.step("calibrating", len(images), "images") as done:
         scores = cross_scores(
@@ -309,8 +341,9 @@ def _calibrate(images: EmbeddingStore, recipe: Recipe, card: ModelCard, progress
             levels=recipe.levels,
             on_scored=done,
             on_distances=keep,
+            on_search=judge,
         )
-    return _Calibration(scores, hot_areas, squared)
+    return _Calibration(scores, hot_areas, squared, trial)
 
 
 def _manifest(images: GoodImages, recipe: Recipe, card: ModelCard, threshold: float, *, n_patches: int) -> BankManifest:

@@ -72,6 +72,7 @@ def cross_scores(
     levels: int = 1,
     on_scored: Callable[[int], None] = lambda _: None,
     on_distances: Callable[[int, PatchDistances], None] = lambda _image, _distances: None,
+    on_search: Callable[[int, float, Search], None] = lambda _image, _score, _search: None,
 ) -> Float32:
     """Score every good image against a coreset of the images of the other folds.
 
@@ -87,6 +88,8 @@ def cross_scores(
         levels: as in inspection.
         on_scored: called with the number of images scored since its last call.
         on_distances: called with each image's number and its distances.
+        on_search: called then with its number, its score and the search of the coreset that it was scored against, for
+            other pictures of it.
 
     Returns:
         float32 (n,), in the order of the images.
@@ -98,9 +101,10 @@ def cross_scores(
         return lambda one: search.distances(one.embedding, one.mask, neighbours=neighbours)
 
     scores = np.empty(len(images), np.float32)
-    for image, distances in cross_distances(images, search_among, seed=seed):
+    for image, distances, search in cross_distances(images, search_among, seed=seed):
         scores[image] = image_score(distances, top_ratio=top_ratio)
         on_distances(image, distances)
+        on_search(image, float(scores[image]), search)
         on_scored(1)
     return scores
 
@@ -111,7 +115,7 @@ def cross_distances(
     *,
     seed: int,
     views: int = 1,
-) -> Iterator[tuple[int, PatchDistances]]:
+) -> Iterator[tuple[int, PatchDistances, Search]]:
     """Each good image's patches against a bank of the images of the other folds.
 
     Args:
@@ -122,7 +126,7 @@ def cross_distances(
         views: how many views of each image there are.
 
     Yields:
-        The image's number and its distances, fold by fold.
+        The image's number, its distances and the search that gave them, fold by fold.
     """
     n_images = len(images) // views
     n_folds = fold_count(n_images)
@@ -131,7 +135,7 @@ def cross_distances(
         others = [index for index in range(len(images)) if fold_of[index // views] != fold]
         search = search_among(images.only(others))
         for image in np.flatnonzero(fold_of == fold).tolist():
-            yield image, search(images[image * views])
+            yield image, search(images[image * views]), search
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,6 +22,7 @@ import numpy as np
 from edge_uad import __version__
 from edge_uad._packages import command_of
 from edge_uad.errors import EdgeUadError
+from edge_uad.inference.backbones.processor import cpu_flags, cpu_info
 from edge_uad.records import ModelCard, joined_width
 
 INSTRUCTION_SETS = ("avx", "avx2", "fma", "avx512f", "avx512_vnni", "avx_vnni", "avx512_bf16", "amx_bf16", "amx_int8")
@@ -37,8 +38,7 @@ _THREAD_VARIABLES = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS
 
 def machine() -> dict[str, str]:
     """Hardware and versions, to be printed with every figure."""
-    info = _cpu_info()
-    flags = set(info.get("flags", info.get("Features", "")).split())
+    info, flags = cpu_info(), cpu_flags()
     sets = [name for name in (*INSTRUCTION_SETS, *ARM_INSTRUCTION_SETS) if name in flags]
     packages = [f"{name} {found}" for name in (*PACKAGES, *OPTIONAL_PACKAGES) if (found := _version(name))]
     return {
@@ -195,16 +195,6 @@ def _busy_s() -> float | None:
         return None
     user, nice, system, _idle, _waiting, interrupts, soft, stolen = map(int, first.split()[1:9])
     return (user + nice + system + interrupts + soft + stolen) / os.sysconf("SC_CLK_TCK")
-
-
-def _cpu_info() -> dict[str, str]:
-    """The first processor's entries of /proc/cpuinfo; empty where there is none."""
-    try:
-        text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return {}
-    lines = text.split("\n\n", 1)[0].splitlines()
-    return {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
 
 
 def _memory() -> str:

@@ -9,7 +9,7 @@ from bank_tools.bench.clock import Timing, median_ratio
 from bank_tools.bench.frames import EncodedFrames
 from bank_tools.bench.machine import Arithmetic
 from bank_tools.evaluation.results import ResultTable
-from edge_uad.records import ModelCard, Provider, SearchDevice, Tiling
+from edge_uad.records import ModelCard, Provider, SearchDevice, Tiling, WantedPrecision
 from edge_uad.stages import PUBLISHING_STAGES
 
 ROUNDS = 12
@@ -30,6 +30,7 @@ class BenchOptions:
     n_frames: int
     """Of each measurement."""
     provider: Provider = "cpu"
+    precision: WantedPrecision = "auto"
     threads: int = 0
     search_device: SearchDevice = "cpu"
     batches: Sequence[int] = ()
@@ -44,7 +45,12 @@ class BenchOptions:
     @property
     def settings(self) -> dict[str, Any]:
         """Config keys of every line."""
-        return {"provider": self.provider, "threads": self.threads, "search_device": self.search_device}
+        return {
+            "provider": self.provider,
+            "precision": self.precision,
+            "threads": self.threads,
+            "search_device": self.search_device,
+        }
 
     @property
     def chunk(self) -> int:

@@ -38,7 +38,8 @@ from edge_uad.inference.backbones.tiled import tiled
 from edge_uad.interfaces import Backbone
 from edge_uad.progress import Progress
 from edge_uad.records import Decision, Float32, Frame
-from edge_uad.runtime.assemble import assemble_line, load_backbone, load_inspector
+from edge_uad.runtime.assemble import assemble_line, load_inspector
+from edge_uad.runtime.backbones import Backbones
 from edge_uad.runtime.settings import make_settings
 from edge_uad.stages import PUBLISHING_STAGES, STAGES
 
@@ -71,7 +72,7 @@ def run_bench(options: BenchOptions, progress: Progress) -> BenchResult:
         ArtefactError: the model or the bank cannot be used.
         EdgeUadError: the daemon that is measured fails.
     """
-    backbone = load_backbone(options.model, provider=options.provider, threads=options.threads)
+    backbone = bare_backbone(options)
     card = backbone.card
     stages = measure_stages(options, progress)
     line = measure_line(options, tiled(backbone, stages.tiling), progress)
@@ -89,6 +90,19 @@ def run_bench(options: BenchOptions, progress: Progress) -> BenchResult:
         live=[measure_live(options, n, line.line_hz, progress) for n in options.live],
         settings=measure_settings(options, settings, progress) if settings else [],
     )
+
+
+def bare_backbone(options: BenchOptions) -> Backbone:
+    """The model that the line will run, in the precision in which the bank is judged.
+
+    Raises:
+        ArtefactError: the model or the bank cannot be used.
+    """
+    backbones = Backbones(
+        options.model, provider=options.provider, threads=options.threads, precision=options.precision
+    )
+    inspector = load_inspector(backbones, options.bank, search_device=options.search_device)
+    return tiled(inspector.backbone, None)
 
 
 def measure_stages(options: BenchOptions, progress: Progress) -> StageResult:

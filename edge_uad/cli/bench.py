@@ -9,7 +9,14 @@ import typer
 from edge_uad.cli.console import TerminalProgress, console, note, print_json, print_line, warn
 from edge_uad.cli.measuring import print_tables, whole_numbers
 from edge_uad.cli.model import model_or_default
-from edge_uad.cli.options import JsonOption, ModelOption, ProviderOption, SearchDeviceOption, ThreadsOption
+from edge_uad.cli.options import (
+    JsonOption,
+    ModelOption,
+    PrecisionOption,
+    ProviderOption,
+    SearchDeviceOption,
+    ThreadsOption,
+)
 from edge_uad.errors import UsageError
 
 if TYPE_CHECKING:
@@ -49,6 +56,7 @@ def bench(
     provider: ProviderOption = "cpu",
     threads: ThreadsOption = 0,
     search_device: SearchDeviceOption = "cpu",
+    precision: PrecisionOption = "auto",
 ) -> None:
     """Measure the real pipeline on real frames: stages, latency, rate, memory, and the machine's limit.
 
@@ -61,7 +69,8 @@ def bench(
     from bank_tools.bench.machine import OtherPrograms
     from bank_tools.bench.results import BenchOptions
     from bank_tools.bench.run import run_bench
-    from edge_uad.runtime.assemble import load_backbone, load_inspector
+    from edge_uad.runtime.assemble import load_inspector
+    from edge_uad.runtime.backbones import Backbones
     from edge_uad.runtime.settings import MAX_STATIONS
 
     sizes = whole_numbers(batches, "--batch")
@@ -72,19 +81,20 @@ def bench(
         raise UsageError(f"--live names {numbers[-1]}; a line has {MAX_STATIONS} stations at most")
     encoded = _frames(frames)
     path = model_or_default(model)
-    backbone = load_backbone(path, provider=provider, threads=threads)
+    backbones = Backbones(path, provider=provider, threads=threads, precision=precision)
     if bank is not None:
-        load_inspector(backbone, bank, search_device=search_device)  # refused here rather than by the daemon's log
+        load_inspector(backbones, bank, search_device=search_device)  # refused here rather than by the daemon's log
     others = OtherPrograms()
     progress = TerminalProgress()
     # not below $TMPDIR, which may be too long for a socket's name
     with tempfile.TemporaryDirectory(prefix="edge-uad-", dir="/tmp") as folder:
         options = BenchOptions(
             model=path,
-            bank=bank or saved_bank_of(encoded, backbone, Path(folder), progress),
+            bank=bank or saved_bank_of(encoded, backbones.in_fp32(), Path(folder), progress),
             frames=encoded,
             n_frames=n_frames,
             provider=provider,
+            precision=precision,
             threads=threads,
             search_device=search_device,
             batches=sizes,

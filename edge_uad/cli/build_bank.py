@@ -9,9 +9,10 @@ import typer
 
 from edge_uad.cli.console import TerminalProgress, console, note, stderr, warn
 from edge_uad.cli.measuring import require_evaluate_extra
-from edge_uad.cli.model import open_for_many
+from edge_uad.cli.model import model_or_default, open_for_many
 from edge_uad.cli.options import JsonOption, MachineOptions, ModelOption, RecipeOptions, recipe_of, with_option_groups
 from edge_uad.errors import UsageError
+from edge_uad.records import WantedPrecision
 
 if TYPE_CHECKING:
     from bank_tools.bank.build import BuiltBank, GoodImages
@@ -61,6 +62,14 @@ def build_bank(
             show_default="none",
         ),
     ] = None,
+    precision: Annotated[
+        WantedPrecision,
+        typer.Option(
+            "--precision",
+            help="Of the arithmetic that the bank may be judged in: auto tries what this processor can do, and "
+            "certifies what keeps the verdicts; bf16 or int8 tries that alone; fp32 nothing.",
+        ),
+    ] = "auto",
     machine: MachineOptions,
     as_json: JsonOption = False,
 ) -> None:
@@ -71,6 +80,7 @@ def build_bank(
     from bank_tools.bank.build import build_bank as build
     from bank_tools.bank.build import embed_all
     from bank_tools.bank.embeddings import scratch_folder
+    from bank_tools.bank.precision_trial import possible_precisions, prepare_trial
     from bank_tools.bank.recipe import embedder_for
     from edge_uad.inference.bank import check_writable
     from edge_uad.sources import recorded_source, reduce_decoding
@@ -89,7 +99,18 @@ def build_bank(
     embedder = embedder_for(backbone, chosen)
     reduce_decoding(source, embedder.preprocessor.least_side_px if reduced_decode else None)
     progress = TerminalProgress()
-    images = embed_all(frames_of(source), embedder, total, progress, workers=workers, folder=scratch_folder(out.parent))
+    folder = scratch_folder(out.parent)
+    trial, slow = prepare_trial(
+        model_or_default(model),
+        embedder,
+        chosen,
+        possible_precisions(backbone.card, precision, machine.provider),
+        total=total,
+        workers=workers,
+        progress=progress,
+        folder=folder,
+    )
+    images = embed_all(frames_of(source), embedder, total, progress, workers=workers, folder=folder, trial=trial)
     _print_skipped(images)
     if (shortfall := shortfall_of(source)) is not None:
         if not accept_damaged:
@@ -99,6 +120,8 @@ def build_bank(
     built.bank.save(out)
     _warn_of_weak_calibration(built)
     _warn_of_outliers(built, shown=report is not None)
+    for one in (*slow, *built.refused_precisions):
+        note(f"{one.precision} is not used: {one.reason}")
     if report is not None:
         _write_report(built, normals, embedder, report)
     _print_result(built, out, as_json=as_json)
@@ -204,6 +227,7 @@ def _print_result(built: "BuiltBank", out: Path, *, as_json: bool) -> None:
         *([("tiles", _tiles(manifest.tiling))] if manifest.tiling else []),
         *([("decoding", "large JPEG pictures at a part of their size")] if manifest.reduced_decode else []),
         ("masking", _masking(manifest)),
+        ("precision", _precisions(manifest)),
         ("threshold", f"{manifest.threshold:.6f} at a false-alarm rate of {manifest.false_alarm_rate:g}"),
     ]
     for label, value in rows:
@@ -220,6 +244,19 @@ def _masking(manifest: "BankManifest") -> str:
 def _tiles(tiling: "Tiling") -> str:
     (rows, columns), (down, across) = tiling.tiles_hw, tiling.overlap_hw
     return f"{rows}×{columns}, overlapping by {down} patches down and {across} across"
+
+
+def _precisions(manifest: "BankManifest") -> str:
+    if not manifest.precisions:
+        return "fp32"
+    best = manifest.precisions[0]
+    found = best.certificate
+    share = found.p99_score_difference / found.threshold if found.threshold else 0.0
+    others = "".join(f" or {one.precision}" for one in manifest.precisions[1:])
+    return (
+        f"{best.precision}{others}, in {best.embedding_ms / best.fp32_embedding_ms:.0%} of fp32's time; {found.flips} "
+        f"of {found.n_judged} verdicts differ, scores by {share:.1%} of the threshold (99th percentile)"
+    )
 
 
 def _patches(manifest: "BankManifest") -> str:

@@ -55,7 +55,7 @@ def certify(
     from bank_tools.bank.embeddings import scratch_folder
     from edge_uad.inference.backbones import open_backbone
     from edge_uad.inference.backbones.certificate import runtime_of, shortfalls
-    from edge_uad.runtime.assemble import load_backbone
+    from edge_uad.runtime.backbones import load_backbone
     from edge_uad.sources.folder import image_files
     from export.to_onnx import write_certificate
 

@@ -9,7 +9,15 @@ import typer
 
 from edge_uad.cli.console import DECISION_STYLES, TerminalProgress, console, note, print_json, warn
 from edge_uad.cli.model import model_or_default
-from edge_uad.cli.options import BankOption, JsonOption, ModelOption, ProviderOption, SearchDeviceOption, ThreadsOption
+from edge_uad.cli.options import (
+    BankOption,
+    JsonOption,
+    ModelOption,
+    PrecisionOption,
+    ProviderOption,
+    SearchDeviceOption,
+    ThreadsOption,
+)
 
 if TYPE_CHECKING:
     from edge_uad.records import Verdict
@@ -29,6 +37,7 @@ def inspect(
     provider: ProviderOption = "cpu",
     threads: ThreadsOption = 0,
     search_device: SearchDeviceOption = "cpu",
+    precision: PrecisionOption = "auto",
 ) -> None:
     """Judge images: one line each, or JSON Lines with the verdict's fields.
 
@@ -36,7 +45,7 @@ def inspect(
     """
     from edge_uad.outputs.overlays import OverlayFolder
     from edge_uad.records import AnyFrame, Frame, Verdict
-    from edge_uad.runtime.assemble import load_backbone_for_many, load_inspector
+    from edge_uad.runtime.assemble import backbones_for_many, load_inspector
     from edge_uad.runtime.in_order import in_order
     from edge_uad.sources import reduce_decoding
     from edge_uad.sources.folder import FolderSource, describe_left_out, find_images
@@ -47,12 +56,14 @@ def inspect(
     if text := describe_left_out([left_out for one in found for left_out in one.left_out]):
         warn(text)
     folder = None if heatmaps is None else OverlayFolder(heatmaps, files)
-    backbone, workers = load_backbone_for_many(
-        model_or_default(model), provider=provider, threads=threads, search_device=search_device
+    backbones, workers = backbones_for_many(
+        model_or_default(model), provider=provider, threads=threads, search_device=search_device, precision=precision
     )
     inspector = load_inspector(
-        backbone, bank, search_device=search_device, search_threads=1 if workers > 1 else threads
+        backbones, bank, search_device=search_device, search_threads=1 if workers > 1 else threads
     )
+    if inspector.precision_reason is not None:
+        warn(f"judged in fp32: {inspector.precision_reason}")
     source = FolderSource(STATION, files)
     reduce_decoding(source, inspector.least_side_px)
 
@@ -71,7 +82,10 @@ def inspect(
             done(1)
     rate_hz = len(files) / (time.monotonic() - started_s)
     summary = ", ".join(f"{counts[decision]} {decision}" for decision in DECISION_STYLES)
-    note(f"{len(files)} images: {summary}; threshold {inspector.threshold:.6f}; {rate_hz:.1f} images/s")
+    note(
+        f"{len(files)} images: {summary}; threshold {inspector.threshold:.6f}; {inspector.precision}; "
+        f"{rate_hz:.1f} images/s"
+    )
 
 
 def _print_verdict(verdict: "Verdict", *, as_json: bool) -> None:

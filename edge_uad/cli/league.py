@@ -155,7 +155,7 @@ class _Timer:
 
     def _backbone(self, candidate: "Candidate", context: "EvaluationContext") -> "Backbone":
         """The candidate's model; that of the searches itself where they too run one image at a time."""
-        from edge_uad.runtime.assemble import load_backbone
+        from edge_uad.runtime.backbones import load_backbone
 
         if self._factory.workers == 1:
             return context.sample_embedder.embedder.backbone

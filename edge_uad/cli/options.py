@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 import typer
 
 from edge_uad.errors import UsageError
-from edge_uad.records import Box, Geometry, Provider, SearchDevice
+from edge_uad.records import Box, Geometry, Provider, SearchDevice, WantedPrecision
 
 if TYPE_CHECKING:
     from bank_tools.bank.recipe import Recipe
@@ -23,6 +23,13 @@ ModelOption = Annotated[
 BankOption = Annotated[Path, typer.Option("--bank", help="Bank file of edge-uad build-bank.")]
 ProviderOption = Annotated[
     Provider, typer.Option("--provider", help="Where the backbone runs; a provider that is not active is an error.")
+]
+PrecisionOption = Annotated[
+    WantedPrecision,
+    typer.Option(
+        "--precision",
+        help="Of the backbone's arithmetic on the processor; auto takes the fastest that the bank is certified for.",
+    ),
 ]
 ThreadsOption = Annotated[
     int, typer.Option("--threads", min=0, help="CPU threads of model and search; 0 takes all cores.")

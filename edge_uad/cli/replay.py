@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from edge_uad.cli.console import TerminalProgress, console, stderr
+from edge_uad.cli.console import TerminalProgress, console, stderr, warn
 from edge_uad.cli.model import model_or_default
-from edge_uad.cli.options import BankOption, JsonOption, ModelOption, ThreadsOption
+from edge_uad.cli.options import BankOption, JsonOption, ModelOption, PrecisionOption, ThreadsOption
 
 if TYPE_CHECKING:
     from bank_tools.replay import Replayed
@@ -31,6 +31,7 @@ def replay(
     ] = None,
     as_json: JsonOption = False,
     threads: ThreadsOption = 0,
+    precision: PrecisionOption = "auto",
 ) -> None:
     """Judge the kept frames of recorded verdicts again, and print which verdicts changed.
 
@@ -41,12 +42,17 @@ def replay(
     """
     from bank_tools.replay import recorded_verdicts, replayed
     from edge_uad.cli.records import sentences
-    from edge_uad.runtime.assemble import load_backbone, load_inspector
+    from edge_uad.runtime.assemble import load_inspector
+    from edge_uad.runtime.backbones import Backbones
 
     for log in logs:
         with sentences(log):
             next(recorded_verdicts(log), None)  # what cannot be read is reported before the model is loaded
-    inspector = load_inspector(load_backbone(model_or_default(model), threads=threads), bank, search_threads=threads)
+    inspector = load_inspector(
+        Backbones(model_or_default(model), threads=threads, precision=precision), bank, search_threads=threads
+    )
+    if inspector.precision_reason is not None:
+        warn(f"judged in fp32: {inspector.precision_reason}")
     counts: Counter[str] = Counter()
     with TerminalProgress().step("replaying", None, "verdicts") as done:
         for log in logs:

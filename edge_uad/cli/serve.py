@@ -15,7 +15,7 @@ from edge_uad.cli.model import model_or_default
 from edge_uad.cli.options import ModelOption
 from edge_uad.errors import UsageError
 from edge_uad.net.wire import DEFAULT_STATION
-from edge_uad.records import SearchDevice
+from edge_uad.records import SearchDevice, WantedPrecision
 from edge_uad.runtime.background import BackgroundCall
 
 if TYPE_CHECKING:
@@ -81,6 +81,14 @@ def serve(
             show_default="cpu",
         ),
     ] = None,
+    precision: Annotated[
+        WantedPrecision | None,
+        typer.Option(
+            "--precision",
+            help="Of the arithmetic on the processor; auto takes the fastest that the bank is certified for.",
+            show_default="auto",
+        ),
+    ] = None,
     threads: Annotated[
         int | None, typer.Option("--threads", min=0, help="CPU threads of model and search.", show_default="all cores")
     ] = None,
@@ -103,7 +111,8 @@ def serve(
     with stop.installed():
         single = {"camera": camera, "source": source, "bank": bank, "station": station, "mode": mode}
         shared = {"publish": publish, "heatmap": heatmap, "model": model, "provider": provider, "threads": threads}
-        shared |= {"search_device": search_device, "server_key": server_key, "client_keys": client_keys}
+        shared |= {"precision": precision, "search_device": search_device}
+        shared |= {"server_key": server_key, "client_keys": client_keys}
         settings = _settings(config, single, shared, insecure=insecure)
         if stop.requested:
             raise typer.Exit(0)
@@ -179,7 +188,7 @@ def _settings(config: Path | None, single: dict[str, Any], shared: dict[str, Any
         raise UsageError(f"{given[0]} and --config cannot be combined; write it into {config}")
     settings = load_settings(config)
     publish = {"endpoint": shared["publish"], "heatmap": shared["heatmap"], "insecure": insecure or None}
-    own = {name: shared[name] for name in ("model", "provider", "threads", "search_device")}
+    own = {name: shared[name] for name in ("model", "provider", "precision", "threads", "search_device")}
     content = settings.model_dump() | _given(own)
     content["publish"] |= _given(publish)
     content["curve"] |= _curve(shared)
@@ -199,7 +208,7 @@ def _content(single: dict[str, Any], shared: dict[str, Any], *, insecure: bool) 
         "insecure": insecure,
     }
     publish = {"endpoint": shared["publish"], "heatmap": shared["heatmap"], "insecure": insecure}
-    own = {name: shared[name] for name in ("model", "provider", "threads", "search_device")}
+    own = {name: shared[name] for name in ("model", "provider", "precision", "threads", "search_device")}
     return {"stations": [_given(station)], "publish": _given(publish), "curve": _curve(shared), **_given(own)}
 
 

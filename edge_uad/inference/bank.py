@@ -22,6 +22,7 @@ from edge_uad.inference.search import FARTHEST, PatchSearch
 from edge_uad.records import (
     MAX_BPM_KERNEL,
     BankManifest,
+    CertifiedPrecision,
     Embedding,
     Float32,
     Int,
@@ -233,9 +234,17 @@ def _check_ranges(manifest: BankManifest) -> None:
         all(map(_SHA256.fullmatch, (manifest.bank_id, manifest.model_id, manifest.source_digest))),
         all(map(str.isprintable, (manifest.backbone, manifest.built_at, manifest.built_by))),
         manifest.tiling is None or manifest.tiling.fits(manifest.grid_hw),
+        all(map(_is_sound, manifest.precisions)),
     )
     if not all(holds):
         raise ValueError("a value is out of its range")
+
+
+def _is_sound(certified: CertifiedPrecision) -> bool:
+    certificate = certified.certificate
+    texts = (*certified.features, certificate.runtime, certificate.made_at, certificate.made_by)
+    times_ms = (certified.embedding_ms, certified.fp32_embedding_ms)
+    return all(map(str.isprintable, texts)) and all(math.isfinite(time_ms) and time_ms > 0 for time_ms in times_ms)
 
 
 def _check_tensors(tensors: dict[str, Any], manifest: BankManifest, path: Path) -> None:

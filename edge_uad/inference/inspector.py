@@ -21,6 +21,7 @@ from edge_uad.records import (
     Embedding,
     Float32,
     Frame,
+    InferencePrecision,
     ModelInput,
     PatchMask,
     UInt8,
@@ -135,14 +136,28 @@ class Inspector:
         embedder: set as the bank's manifest says.
         bank: of good parts.
         on_one_core: gives the same verdicts using one core only, for several frames side by side; None: itself.
+        precision: of the backbone's arithmetic.
+        precision_reason: why it is fp32 although the bank is certified for a lower one; None where it is not so.
     """
 
-    def __init__(self, *, embedder: Embedder, bank: PatchBank, on_one_core: "Inspector | None" = None) -> None:
+    def __init__(
+        self,
+        *,
+        embedder: Embedder,
+        bank: PatchBank,
+        on_one_core: "Inspector | None" = None,
+        precision: InferencePrecision = "fp32",
+        precision_reason: str | None = None,
+    ) -> None:
         self._embedder = embedder
         self.bank = bank
         """The memory bank."""
         self.on_one_core = on_one_core or self
         """Gives the same verdicts using one core only, where it was made so."""
+        self.precision = precision
+        """Of the backbone's arithmetic."""
+        self.precision_reason = precision_reason
+        """Why it is fp32 although the bank is certified for a lower one; None where it is not so."""
         self._input_hw = embedder.backbone.card.input_hw
 
     @property

@@ -9,8 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from edge_uad.errors import BankError, ModelError, SettingsError
-from edge_uad.inference.backbones import CPU_PROVIDERS, open_backbone
-from edge_uad.inference.backbones.certificate import require_certificate
+from edge_uad.inference.backbones import CPU_PROVIDERS
 from edge_uad.inference.backbones.tiled import tiled
 from edge_uad.inference.bank import PatchBank, short_id
 from edge_uad.inference.inspector import Embedder, Inspector
@@ -24,8 +23,9 @@ from edge_uad.outputs.metrics import Metrics, MetricsServer
 from edge_uad.outputs.record_writer import RecordWriter
 from edge_uad.outputs.store import Limits
 from edge_uad.outputs.zmq import ZmqPublisher
-from edge_uad.records import BankManifest, Box, Geometry, Provider, QueueMode, SearchDevice
+from edge_uad.records import BankManifest, Box, Geometry, Provider, QueueMode, SearchDevice, WantedPrecision
 from edge_uad.runtime.artefacts import opened_inside
+from edge_uad.runtime.backbones import Backbones, BankBackbone
 from edge_uad.runtime.cache import older_default_model
 from edge_uad.runtime.reload import BankReloader
 from edge_uad.runtime.settings import Settings, StationSettings
@@ -45,42 +45,35 @@ from edge_uad.stages import StageTimer
 log = logging.getLogger("edge_uad.runtime.assemble")
 
 
-def load_backbone(
-    model: Path, *, opened: Path | None = None, provider: Provider = "cpu", threads: int = 0, batched: bool = False
-) -> Backbone:
-    """Open a model file; a precision lower than fp32 by its parity certificate alone.
+def backbones_for_many(
+    model: Path,
+    *,
+    provider: Provider = "cpu",
+    threads: int = 0,
+    search_device: SearchDevice = "cpu",
+    precision: WantedPrecision = "auto",
+) -> tuple[Backbones, int]:
+    """A model for many images at hand, and how many of them it should be given at a time.
 
-    Args:
-        model: the file.
-        opened: what reads it, where it is open already; None for the path itself.
-        provider: cpu, cuda, tensorrt or openvino.
-        threads: of the CPU; 0 for one per core.
-        batched: several images in one run, where the last bits of a score are worth the time won.
-
-    Raises:
-        ModelError: not a model of edge-uad, or of a lower precision without a certificate that holds here.
-        MissingExtraError: what runs it is not installed.
-        ProviderError: the requested accelerator is not active.
+    On the CPU each core has an image of its own: the same embeddings, more of them a second than with all cores at
+    one image after the other.
     """
-    backbone = open_backbone(model, opened=opened, provider=provider, threads=threads, batched=batched)
-    require_certificate(backbone.card, model, provider=provider)
-    return backbone
+    if not _on_cpu(provider, search_device):
+        return Backbones(model, provider=provider, threads=threads, precision=precision), 1
+    workers = threads or available_cores()
+    return Backbones(model, provider=provider, threads=1, at_once=workers, precision=precision), workers
 
 
 def load_backbone_for_many(
     model: Path, *, provider: Provider = "cpu", threads: int = 0, search_device: SearchDevice = "cpu"
 ) -> tuple[Backbone, int]:
-    """A backbone for many images at hand, and how many of them it should be given at a time.
-
-    On the CPU each core has an image of its own: the same embeddings, more of them a second than with all cores at
-    one image after the other.
+    """The same in fp32, in which banks are made.
 
     Raises:
-        EdgeUadError: as :func:`load_backbone`.
+        EdgeUadError: as :func:`edge_uad.runtime.backbones.load_backbone`.
     """
-    if not _on_cpu(provider, search_device):
-        return load_backbone(model, provider=provider, threads=threads), 1
-    return load_backbone(model, provider=provider, threads=1), threads or available_cores()
+    backbones, workers = backbones_for_many(model, provider=provider, threads=threads, search_device=search_device)
+    return backbones.in_fp32(), workers
 
 
 def make_embedder(
@@ -117,46 +110,53 @@ def bank_embedder(backbone: Backbone, manifest: BankManifest, *, on_stage: Stage
 
 
 def load_inspector(
-    backbone: Backbone,
+    backbones: Backbones | Backbone,
     bank_path: Path,
     *,
     search_device: SearchDevice = "cpu",
     search_threads: int = 0,
-    on_one_core: Backbone | None = None,
     within: Path | None = None,
     on_stage: StageTimer | None = None,
 ) -> Inspector:
     """An inspector for one bank, its stages set as the bank's manifest says.
 
     Args:
-        backbone: the one that the bank was built with.
+        backbones: the model that the bank was built with, in whatever precision it is certified for; or one that is
+            open, and judges as it is.
         bank_path: the file.
         search_device: cpu or gpu.
         search_threads: of the CPU; 0 for one per core.
-        on_one_core: the same model on one core, for frames that are judged side by side.
         within: the folder that the file must lie in; None for any.
         on_stage: called with each stage's name and duration.
 
     Raises:
         BankError: the bank cannot be used.
-        ModelError: the bank was built with another model.
+        ModelError: the bank was built with another model, or is not certified for the precision wanted.
         ProviderError: the GPU was requested and cannot be used.
     """
     with opened_inside(bank_path, within) as opened:
         bank = PatchBank.load(opened, search_device=search_device, search_threads=search_threads, name=bank_path)
     manifest = bank.manifest
-    if manifest.model_id != backbone.card.model_id:
+    chosen = backbones.for_bank(manifest) if isinstance(backbones, Backbones) else BankBackbone(backbones)
+    card = chosen.backbone.card
+    if manifest.model_id != card.model_id:
         older = older_default_model(manifest.model_id)
         raise ModelError(
             f"bank {short_id(manifest.bank_id)} was built with model {short_id(manifest.model_id)} "
-            f"({manifest.backbone}), the backbone is {short_id(backbone.card.model_id)} ({backbone.card.backbone}); "
+            f"({manifest.backbone}), the backbone is {short_id(card.model_id)} ({card.backbone}); "
             f"name the bank's own model with --model {older or 'FILE'}, or rerun edge-uad build-bank"
         )
-    embedder = bank_embedder(backbone, manifest, on_stage=on_stage)
-    if on_one_core is None:
-        return Inspector(embedder=embedder, bank=bank)
-    alone = Inspector(embedder=embedder.run_by(tiled(on_one_core, manifest.tiling)), bank=bank.searched_by(threads=1))
-    return Inspector(embedder=embedder, bank=bank, on_one_core=alone)
+    if chosen.reason is not None:
+        log.warning("bank %s is judged in fp32: %s", bank_path, chosen.reason)
+    elif chosen.precision != "fp32":
+        log.info("bank %s is judged in %s, for which it is certified", bank_path, chosen.precision)
+    embedder = bank_embedder(chosen.backbone, manifest, on_stage=on_stage)
+    judging = partial(Inspector, precision=chosen.precision, precision_reason=chosen.reason)
+    if chosen.on_one_core is None:
+        return judging(embedder=embedder, bank=bank)
+    one_core_embedder = embedder.run_by(tiled(chosen.on_one_core, manifest.tiling))
+    alone = judging(embedder=one_core_embedder, bank=bank.searched_by(threads=1))
+    return judging(embedder=embedder, bank=bank, on_one_core=alone)
 
 
 def assemble_line(
@@ -188,21 +188,22 @@ def assemble_line(
         for address, station in zip(addresses, settings.stations, strict=True)
     ]
     # the default model in the cache is ours; whatever is swapped in, a bank accepts one model alone, by its hash
-    with opened_inside(model, None if settings.model is None else settings.artefacts_dir) as opened:
-        load_model = partial(load_backbone, model, opened=opened, provider=settings.provider)
-        backbone = load_model(threads=settings.threads, batched=settings.max_batch > 1)
-        shared = parallel_frame_count(settings) > 1
-        on_one_core = load_model(threads=1) if shared else None
-    if on_one_core is not None and on_one_core.card.model_id != backbone.card.model_id:
-        raise ModelError(f"model {model} was replaced while it was loaded; start again")
+    backbones = Backbones(
+        model,
+        provider=settings.provider,
+        threads=settings.threads,
+        precision=settings.precision,
+        batched=settings.max_batch > 1,
+        side_by_side=parallel_frame_count(settings),
+        within=None if settings.model is None else settings.artefacts_dir,
+    )
     metrics = None if settings.metrics.endpoint is None else Metrics()
     timer = _stage_timer(metrics, on_stage)
     load = partial(
         load_inspector,
-        backbone,
+        backbones,
         search_device=settings.search_device,
         search_threads=settings.threads,
-        on_one_core=on_one_core,
         within=settings.artefacts_dir,
         on_stage=timer,
     )

@@ -27,7 +27,7 @@ from edge_uad.net.wire import MAX_STATION_CHARS
 from edge_uad.outputs.store import MIN_BYTES
 from edge_uad.outputs.zmq import DEFAULT_QUEUE_MESSAGES, HeatmapPolicy
 from edge_uad.paths import expand_user
-from edge_uad.records import Decision, Provider, QueueMode, SearchDevice
+from edge_uad.records import Decision, Provider, QueueMode, SearchDevice, WantedPrecision
 from edge_uad.sources.frozen import FROZEN_AFTER_S
 
 MAX_CONFIG_BYTES = 1024 * 1024
@@ -195,6 +195,8 @@ class Settings(_Section):
     model: UserPath | None = None
     """None: the default backbone from the cache."""
     provider: Provider = "cpu"
+    precision: WantedPrecision = "auto"
+    """Of the backbone's arithmetic on the processor."""
     threads: Annotated[int, Field(ge=0, le=1024)] = 0
     """0: ONNX Runtime decides."""
     search_device: SearchDevice = "cpu"

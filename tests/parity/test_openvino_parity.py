@@ -1,18 +1,24 @@
 """OpenVINO computes what ONNX Runtime computes, from the same file."""
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as npst
 
 pytest.importorskip("openvino", reason="the [openvino] extra is not installed")
 
 from edge_uad.errors import ModelError  # as above
 from edge_uad.inference.backbones import open_backbone  # as above
+from edge_uad.inference.backbones.openvino import features_needed, rounded  # as above
 from edge_uad.interfaces import Backbone  # as above
-from edge_uad.records import Frame  # as above
-from edge_uad.runtime.assemble import load_backbone, load_inspector  # after the skip
+from edge_uad.records import Frame, InferencePrecision  # as above
+from edge_uad.runtime.assemble import load_inspector  # after the skip
+from edge_uad.runtime.backbones import load_backbone
 from edge_uad.sources.decode import read_image  # as above
 from export.request import ExportRequest  # as above
 from export.to_onnx import export_onnx  # as above
@@ -114,3 +120,59 @@ def test_what_is_no_model_of_ours_is_refused(tiny_model: Path, tmp_path: Path) -
     assert "its card is not JSON" in refusal(drawn_model(path, card="{"))
     assert "float [batch, 6, 3] expected" in refusal(drawn_model(path, pool_px=1))
     assert "float [batch, " in refusal(drawn_model(path, batch=1))
+
+
+@pytest.mark.parametrize(("precision", "atol"), [("bf16", 0.03), ("int8", 0.06)])
+def test_a_lower_precision_lies_near_fp32_and_is_not_fp32(
+    precision: InferencePrecision, atol: float, tiny: Backbone, tiny_model: Path
+) -> None:
+    if not features_needed("int8" if precision == "int8" else "bf16"):
+        pytest.skip(f"this processor has nothing for {precision}")
+    lowered = open_backbone(tiny_model, precision=precision, threads=2)
+    assert lowered.card == tiny.card
+    for ours, theirs in zip(lowered.embed(noise(3)), tiny.embed(noise(3)), strict=True):
+        np.testing.assert_allclose(ours.tokens, theirs.tokens, atol=atol)
+        assert np.abs(ours.tokens - theirs.tokens).max() > 1e-5
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "int8"])
+def test_several_threads_at_once_get_the_bits_of_one(precision: InferencePrecision, tiny_model: Path) -> None:
+    images = noise(12)
+    alone = open_backbone(tiny_model, provider="openvino", precision=precision, threads=1)
+    shared = open_backbone(tiny_model, provider="openvino", precision=precision, threads=1, at_once=3)
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda image: shared.embed(image[None])[0], images))
+    for image, ours in zip(images, found, strict=True):
+        (theirs,) = alone.embed(image[None])
+        np.testing.assert_array_equal(ours.tokens, theirs.tokens)
+        np.testing.assert_array_equal(ours.attention, theirs.attention)
+
+
+@given(
+    npst.arrays(
+        np.float32,
+        st.tuples(st.integers(1, 6), st.integers(1, 8)),
+        elements=st.floats(-1e4, 1e4, width=32, allow_subnormal=False),
+    )
+)
+def test_rounded_weights_lie_within_half_a_scale(weights: np.ndarray) -> None:
+    whole, scale = rounded(weights)
+    assert whole.dtype == np.int8
+    assert (scale > 0).all()
+    assert (np.abs(weights - whole * scale) <= 0.5001 * scale).all()
+
+
+def test_only_an_fp32_model_is_run_in_a_lower_precision(tmp_path: Path) -> None:
+    request = ExportRequest(
+        backbone="drawn",
+        input_hw=(64, 64),
+        layers=(0, 1),
+        attention_layer=2,
+        licence="none",
+        weights_sha256="0" * 64,
+        precision="fp16",
+    )
+    path = tmp_path / "m.onnx"
+    export_onnx(random_weights(), request, path)
+    with pytest.raises(ModelError, match="is fp16 itself; only an fp32 one can be run in bf16"):
+        open_backbone(path, precision="bf16")

@@ -85,7 +85,9 @@ def test_one_line_per_image_in_natural_order_and_a_summary(tiny_model: Path, tin
     lines = done.stdout.splitlines()
     assert [Path(line.split()[-1]).name for line in lines] == [f"{index}.png" for index in range(24)]
     assert all(re.match(r"normal     +\d\.\d{6}  p=[01]\.\d{4}  +\d+,\d+  ", line) for line in lines)
-    assert re.search(r"24 images: 24 normal, 0 anomalous, 0 invalid; threshold 0\.\d{6}; [\d.]+ images/s", done.stderr)
+    assert re.search(
+        r"24 images: 24 normal, 0 anomalous, 0 invalid; threshold 0\.\d{6}; fp32; [\d.]+ images/s", done.stderr
+    )
 
 
 def test_what_a_folder_leaves_out_is_counted_and_named(

@@ -17,7 +17,7 @@ from edge_uad.cli import app  # as above
 from edge_uad.errors import ModelError  # as above
 from edge_uad.inference.backbones import open_backbone  # as above
 from edge_uad.inference.backbones.certificate import require_certificate  # as above
-from edge_uad.runtime.assemble import load_backbone  # after the skip
+from edge_uad.runtime.backbones import load_backbone
 from tests.models import random_weights  # as above
 
 CUSTOM = ("--arch", "vit_tiny", "--patch", 16, "--input", 64, "--layers", "0-1", "--attention-layer", 1)

@@ -14,7 +14,8 @@ from edge_uad.inference.bank import PatchBank
 from edge_uad.net.wire import Json
 from edge_uad.outputs.record_reader import RecordReader
 from edge_uad.outputs.store import RecordStore, Table
-from edge_uad.runtime.assemble import load_backbone, load_inspector
+from edge_uad.runtime.assemble import load_inspector
+from edge_uad.runtime.backbones import load_backbone
 from tests.conftest import edge_uad
 from tests.fakes import until
 from tests.processes import Running

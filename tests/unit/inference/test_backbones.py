@@ -19,7 +19,7 @@ from edge_uad.inference.backbones.card import CARD_KEY, card_to_json
 from edge_uad.inference.backbones.files import read_model_file
 from edge_uad.records import ModelCard
 from edge_uad.runtime.artefacts import opened_inside
-from edge_uad.runtime.assemble import load_backbone
+from edge_uad.runtime.backbones import load_backbone
 
 CARD = ModelCard(
     model_id="",

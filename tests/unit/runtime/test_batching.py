@@ -11,7 +11,8 @@ import pytest
 from edge_uad.inference.bank import PatchBank
 from edge_uad.inference.inspector import BATCH_TOLERANCE, inspect_together
 from edge_uad.records import Decision, Embedding, Float32, Frame, UnreadableFrame
-from edge_uad.runtime.assemble import load_backbone, load_inspector
+from edge_uad.runtime.assemble import load_inspector
+from edge_uad.runtime.backbones import load_backbone
 from edge_uad.sources.decode import read_image
 from tests.fakes import GREEN, RED, FakeBackbone, ScriptedSource, frame, green_inspector, inspector_of, until
 from tests.lines import PATIENCE_S, Line

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from edge_uad.errors import ModelError
-from edge_uad.runtime.assemble import load_backbone, load_inspector
+from edge_uad.runtime.assemble import load_inspector
+from edge_uad.runtime.backbones import load_backbone
 from edge_uad.runtime.cache import DEFAULT_MODEL_REVISION, default_model_path, older_default_model
 
 

@@ -10,7 +10,8 @@ import pytest
 from bank_tools.bank.build import embed_all
 from edge_uad.progress import SilentProgress
 from edge_uad.records import Frame, Geometry, UnreadableFrame
-from edge_uad.runtime.assemble import load_backbone, make_embedder
+from edge_uad.runtime.assemble import make_embedder
+from edge_uad.runtime.backbones import load_backbone
 from edge_uad.runtime.in_order import in_order
 from edge_uad.sources import recorded_source
 from edge_uad.sources.recorded import frames_of

@@ -11,7 +11,8 @@ import pytest
 
 from edge_uad.inference.inspector import Inspector
 from edge_uad.records import AnyFrame, Decision, Embedding, Float32
-from edge_uad.runtime.assemble import load_backbone, load_inspector, parallel_frame_count
+from edge_uad.runtime.assemble import load_inspector, parallel_frame_count
+from edge_uad.runtime.backbones import Backbones
 from edge_uad.runtime.settings import make_settings
 from edge_uad.runtime.workers import available_cores
 from edge_uad.sources.decode import read_image
@@ -206,9 +207,7 @@ def test_a_flooding_station_does_not_starve_another() -> None:
 def test_verdicts_are_the_same_to_the_last_bit(
     tiny_model: Path, tiny_bank: Path, good_parts: Path, scratched_parts: Path
 ) -> None:
-    inspector = load_inspector(
-        load_backbone(tiny_model, threads=2), tiny_bank, on_one_core=load_backbone(tiny_model, threads=1)
-    )
+    inspector = load_inspector(Backbones(tiny_model, threads=2, side_by_side=2), tiny_bank)
     assert inspector.on_one_core is not inspector
     assert inspector.on_one_core.bank.patches is inspector.bank.patches
     for n, path in enumerate([*sorted(good_parts.glob("*.png"))[:6], *sorted(scratched_parts.glob("*.png"))]):
