@@ -32,7 +32,7 @@ from edge_uad.records import (
     Verdict,
     WantedPrecision,
 )
-from edge_uad.runtime.assemble import load_backbone_for_many, load_inspector
+from edge_uad.runtime.assemble import load_backbone_for_many, load_inspector, model_of_bank
 from edge_uad.runtime.backbones import Backbones
 from edge_uad.runtime.cache import DEFAULT_BACKBONE, default_model_path
 from edge_uad.sources import recorded_source, reduce_decoding
@@ -74,7 +74,7 @@ class Inspector:
 
         Args:
             bank: file of ``build_bank`` or ``edge-uad build-bank``.
-            model: file of ``edge-uad export``; None: the default backbone in the cache. Nothing is fetched.
+            model: file of ``edge-uad export``; None: the bank's own model in the cache. Nothing is fetched.
             provider: cpu, cuda, tensorrt or openvino.
             threads: of the CPU; 0: all cores.
             search_device: cpu or gpu.
@@ -87,7 +87,7 @@ class Inspector:
             ProviderError: the accelerator is not active.
             MissingExtraError: what runs the model is not installed.
         """
-        backbones = Backbones(_model_path(model), provider=provider, threads=threads, precision=precision)
+        backbones = Backbones(_model_path(model, _path(bank)), provider=provider, threads=threads, precision=precision)
         return cls(load_inspector(backbones, _path(bank), search_device=search_device, search_threads=threads))
 
     def inspect(self, image: Image, *, part_id: str | None = None) -> Verdict:
@@ -355,9 +355,11 @@ def _as_rgb(image: UInt8) -> UInt8:
     return np.ascontiguousarray(image)
 
 
-def _model_path(model: StrPath | None) -> Path:
+def _model_path(model: StrPath | None, bank: Path | None = None) -> Path:
     if model is not None:
         return _path(model)
+    if bank is not None and (own := model_of_bank(bank)) is not None:
+        return own
     path = default_model_path()
     if not path.is_file():
         raise ModelError(

@@ -371,6 +371,8 @@ class BankManifest:
     """Heat above which a pixel is drawn, from good parts alone; None in banks that were built before there was one."""
     n_excluded: int = 0
     """Images left out of the bank and of calibration, by the user's word, because they scored far above the others."""
+    cycle_ms: float | None = None
+    """The line's time for a part, for which the model was chosen on the machine that built the bank; None for none."""
     precisions: tuple[CertifiedPrecision, ...] = ()
     """The lower precisions that it may be judged in, the fastest first; in fp32 it may always be judged. Its patches
     and its calibration are fp32."""

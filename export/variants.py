@@ -8,7 +8,7 @@ from rich.console import Console
 from edge_uad.errors import UsageError
 from edge_uad.files import sha256_of_file
 from edge_uad.records import Join, ModelCard
-from edge_uad.runtime.cache import cache_dir
+from edge_uad.runtime.cache import VARIANTS_FOLDER, default_model_path
 from export.fetch import fetch_weights, load_named, only_one_process
 from export.graph import GRAPH_VERSION
 from export.request import ExportRequest
@@ -102,4 +102,4 @@ def _path(card: ModelCard) -> Path:
         f"{card.backbone}-{size}-l{layers}-a{card.attention_layer}-n{card.neighbourhood}-{card.precision}-"
         f"{card.weights_sha256[:12]}-g{GRAPH_VERSION}.onnx"
     )
-    return cache_dir() / "models" / "variants" / name
+    return default_model_path().parent / VARIANTS_FOLDER / name

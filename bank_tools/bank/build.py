@@ -202,7 +202,13 @@ class _Calibration:
 
 
 def build_bank(
-    images: GoodImages, *, recipe: Recipe, embedder: Embedder, progress: Progress, exclude_outliers: bool = False
+    images: GoodImages,
+    *,
+    recipe: Recipe,
+    embedder: Embedder,
+    progress: Progress,
+    exclude_outliers: bool = False,
+    cycle_ms: float | None = None,
 ) -> BuiltBank:
     """Make a bank of embedded images: choose the coreset, calibrate the threshold.
 
@@ -213,6 +219,7 @@ def build_bank(
         progress: shows the steps.
         exclude_outliers: leave images that score far above the others out of the bank and its calibration, which is
             then made again. Once: what stands out among the rest stays.
+        cycle_ms: the line's time for which the model was chosen; None where it was not.
 
     Raises:
         UsageError: fewer than two usable images, so that nothing could be calibrated; or a false-alarm rate so low that
@@ -240,6 +247,7 @@ def build_bank(
         pixel_threshold=pixel_threshold(found.hot_areas),
         n_excluded=len(far) if exclude_outliers else 0,
         precisions=certified,
+        cycle_ms=cycle_ms,
     )
     bank = PatchBank.sealed(
         patches=coreset.patches, patch_image=coreset.patch_image, calibration=calibration, manifest=manifest

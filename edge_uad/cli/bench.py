@@ -80,7 +80,7 @@ def bench(
     if numbers and numbers[-1] > MAX_STATIONS:
         raise UsageError(f"--live names {numbers[-1]}; a line has {MAX_STATIONS} stations at most")
     encoded = _frames(frames)
-    path = model_or_default(model)
+    path = model_or_default(model, bank)
     backbones = Backbones(path, provider=provider, threads=threads, precision=precision)
     if bank is not None:
         load_inspector(backbones, bank, search_device=search_device)  # refused here rather than by the daemon's log

@@ -57,7 +57,11 @@ def inspect(
         warn(text)
     folder = None if heatmaps is None else OverlayFolder(heatmaps, files)
     backbones, workers = backbones_for_many(
-        model_or_default(model), provider=provider, threads=threads, search_device=search_device, precision=precision
+        model_or_default(model, bank),
+        provider=provider,
+        threads=threads,
+        search_device=search_device,
+        precision=precision,
     )
     inspector = load_inspector(
         backbones, bank, search_device=search_device, search_threads=1 if workers > 1 else threads

@@ -11,8 +11,15 @@ if TYPE_CHECKING:
     from edge_uad.interfaces import Backbone
 
 
-def model_or_default(model: Path | None) -> Path:
-    """The path of the model file named, or of the default backbone's.
+def model_or_default(model: Path | None, bank: Path | None = None) -> Path:
+    """The path of the model file that a command runs.
+
+    Args:
+        model: the one named; it wins.
+        bank: one whose own model is taken from the cache, if it is there.
+
+    Returns:
+        Else that of the default backbone.
 
     Raises:
         WeightsError: the default backbone is not in the cache, and its weights cannot be fetched.
@@ -20,6 +27,11 @@ def model_or_default(model: Path | None) -> Path:
     """
     if model is not None:
         return model
+    if bank is not None:
+        from edge_uad.runtime.assemble import model_of_bank
+
+        if (own := model_of_bank(bank)) is not None:
+            return own
     path = default_model_path()
     if path.is_file():
         return path

@@ -18,7 +18,11 @@ if TYPE_CHECKING:
 
 ModelOption = Annotated[
     Path | None,
-    typer.Option("--model", help="Model file of edge-uad export.", show_default="the default backbone in the cache"),
+    typer.Option(
+        "--model",
+        help="Model file of edge-uad export.",
+        show_default="the bank's own in the cache, or the default backbone",
+    ),
 ]
 BankOption = Annotated[Path, typer.Option("--bank", help="Bank file of edge-uad build-bank.")]
 ProviderOption = Annotated[

@@ -49,7 +49,7 @@ def replay(
         with sentences(log):
             next(recorded_verdicts(log), None)  # what cannot be read is reported before the model is loaded
     inspector = load_inspector(
-        Backbones(model_or_default(model), threads=threads, precision=precision), bank, search_threads=threads
+        Backbones(model_or_default(model, bank), threads=threads, precision=precision), bank, search_threads=threads
     )
     if inspector.precision_reason is not None:
         warn(f"judged in fp32: {inspector.precision_reason}")

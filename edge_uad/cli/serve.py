@@ -154,7 +154,7 @@ def _loaded(settings: "Settings", stop: "Signals") -> "tuple[list[Station], FanO
     def load() -> "tuple[list[Station], FanOut, BankReloader]":
         from edge_uad.runtime.assemble import assemble_line
 
-        return assemble_line(settings, model_or_default(settings.model))
+        return assemble_line(settings, model_or_default(settings.model, settings.stations[0].bank))
 
     Notifier().status("loading the model and the banks")
     loading = BackgroundCall(load, name="load")

@@ -17,7 +17,7 @@ from safetensors.numpy import load as load_tensors
 from safetensors.numpy import save_file
 
 from edge_uad.errors import BankError, UsageError
-from edge_uad.files import replacing
+from edge_uad.files import open_regular, replacing
 from edge_uad.inference.search import FARTHEST, PatchSearch
 from edge_uad.records import (
     MAX_BPM_KERNEL,
@@ -37,6 +37,8 @@ UNIT_NORM_TOLERANCE = 1e-3
 
 _SHA256 = re.compile(r"[0-9a-f]{64}", re.ASCII)
 _MANIFEST_KEY = "edge_uad_manifest"
+_MAX_HEADER_BYTES = 2**20
+"""A manifest and the places of three tensors take a few thousand."""
 _MANIFEST = TypeAdapter(BankManifest)
 
 
@@ -149,6 +151,22 @@ class PatchBank:
         )
 
 
+def read_manifest(path: Path) -> BankManifest:
+    """The manifest of a bank file, without its patches; whether they belong together only :meth:`PatchBank.load` knows.
+
+    Raises:
+        BankError: missing, not a bank, or of another schema.
+    """
+    try:
+        with open_regular(path) as file:
+            size = int.from_bytes(file.read(8), "little")
+            metadata = json.loads(file.read(min(size, _MAX_HEADER_BYTES))).get("__metadata__", {})
+            manifest_json = metadata[_MANIFEST_KEY]
+    except (OSError, ValueError, AttributeError, KeyError, TypeError) as error:
+        raise BankError(f"{path} cannot be read as a bank; copy it again or rerun edge-uad build-bank") from error
+    return _parse_manifest(manifest_json, path)
+
+
 def content_id(manifest: BankManifest, patches: Float32, patch_image: Int, calibration: Float32) -> str:
     """SHA-256 over the tensors and every field of the manifest but ``bank_id`` itself."""
     digest = hashlib.sha256()
@@ -234,6 +252,7 @@ def _check_ranges(manifest: BankManifest) -> None:
         all(map(_SHA256.fullmatch, (manifest.bank_id, manifest.model_id, manifest.source_digest))),
         all(map(str.isprintable, (manifest.backbone, manifest.built_at, manifest.built_by))),
         manifest.tiling is None or manifest.tiling.fits(manifest.grid_hw),
+        manifest.cycle_ms is None or (math.isfinite(manifest.cycle_ms) and manifest.cycle_ms > 0),
         all(map(_is_sound, manifest.precisions)),
     )
     if not all(holds):

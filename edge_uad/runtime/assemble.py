@@ -11,7 +11,7 @@ from typing import Any
 from edge_uad.errors import BankError, ModelError, SettingsError
 from edge_uad.inference.backbones import CPU_PROVIDERS
 from edge_uad.inference.backbones.tiled import tiled
-from edge_uad.inference.bank import PatchBank, short_id
+from edge_uad.inference.bank import PatchBank, read_manifest, short_id
 from edge_uad.inference.inspector import Embedder, Inspector
 from edge_uad.inference.preprocess import Preprocessor
 from edge_uad.interfaces import Backbone, VerdictSink
@@ -26,7 +26,7 @@ from edge_uad.outputs.zmq import ZmqPublisher
 from edge_uad.records import BankManifest, Box, Geometry, Provider, QueueMode, SearchDevice, WantedPrecision
 from edge_uad.runtime.artefacts import opened_inside
 from edge_uad.runtime.backbones import Backbones, BankBackbone
-from edge_uad.runtime.cache import older_default_model
+from edge_uad.runtime.cache import cached_model
 from edge_uad.runtime.reload import BankReloader
 from edge_uad.runtime.settings import Settings, StationSettings
 from edge_uad.runtime.station import Station
@@ -74,6 +74,14 @@ def load_backbone_for_many(
     """
     backbones, workers = backbones_for_many(model, provider=provider, threads=threads, search_device=search_device)
     return backbones.in_fp32(), workers
+
+
+def model_of_bank(bank: Path) -> Path | None:
+    """The model in the cache that a bank was built with; None where there is none, or no such bank."""
+    try:
+        return cached_model(read_manifest(bank).model_id)
+    except BankError:
+        return None  # whoever loads the bank says why
 
 
 def make_embedder(
@@ -140,11 +148,11 @@ def load_inspector(
     chosen = backbones.for_bank(manifest) if isinstance(backbones, Backbones) else BankBackbone(backbones)
     card = chosen.backbone.card
     if manifest.model_id != card.model_id:
-        older = older_default_model(manifest.model_id)
+        own = cached_model(manifest.model_id)
         raise ModelError(
             f"bank {short_id(manifest.bank_id)} was built with model {short_id(manifest.model_id)} "
             f"({manifest.backbone}), the backbone is {short_id(card.model_id)} ({card.backbone}); "
-            f"name the bank's own model with --model {older or 'FILE'}, or rerun edge-uad build-bank"
+            f"name the bank's own model with --model {own or 'FILE'}, or rerun edge-uad build-bank"
         )
     if chosen.reason is not None:
         log.warning("bank %s is judged in fp32: %s", bank_path, chosen.reason)

@@ -13,6 +13,8 @@ DEFAULT_BACKBONE = "dinov2_vits14"
 DEFAULT_INPUT_PX = 448
 DEFAULT_MODEL_REVISION = 5
 """Raised when the default backbone is exported differently, so that an older export is not taken for it."""
+VARIANTS_FOLDER = "variants"
+"""Beside the default backbone: the same weights exported otherwise."""
 
 
 def cache_dir() -> Path:
@@ -38,15 +40,16 @@ def default_model_path() -> Path:
     return cache_dir() / "models" / f"{DEFAULT_BACKBONE}-{DEFAULT_INPUT_PX}-r{DEFAULT_MODEL_REVISION}.onnx"
 
 
-def older_default_model(model_id: str) -> Path | None:
-    """The default backbone of an earlier revision in the cache whose SHA-256 is ``model_id``; None if there is none.
+def cached_model(model_id: str) -> Path | None:
+    """The file in the cache whose SHA-256 is ``model_id``; None if there is none.
 
-    Banks that were built with it still need it.
+    Among them are the default backbone of earlier revisions, which older banks still need, and those of other input
+    sizes, which a bank was given for the line's time.
     """
     current = default_model_path()
-    for path in sorted(current.parent.glob(f"{DEFAULT_BACKBONE}-*-r*.onnx"), reverse=True):
-        if path == current:
-            continue
+    older = sorted(current.parent.glob(f"{DEFAULT_BACKBONE}-*-r*.onnx"), reverse=True)
+    variants = sorted((current.parent / VARIANTS_FOLDER).glob("*.onnx"))
+    for path in dict.fromkeys((current, *older, *variants)):
         try:
             if sha256_of_file(path) == model_id:
                 return path

@@ -9,7 +9,7 @@ import pytest
 from edge_uad.errors import ModelError
 from edge_uad.runtime.assemble import load_inspector
 from edge_uad.runtime.backbones import load_backbone
-from edge_uad.runtime.cache import DEFAULT_MODEL_REVISION, default_model_path, older_default_model
+from edge_uad.runtime.cache import DEFAULT_MODEL_REVISION, cached_model, default_model_path
 
 
 @pytest.fixture
@@ -29,8 +29,8 @@ def test_the_model_of_each_earlier_revision_is_found_by_its_hash(models: Path) -
         of_revision(models, revision).write_bytes(str(revision).encode())
     for revision in range(1, DEFAULT_MODEL_REVISION):
         model_id = hashlib.sha256(str(revision).encode()).hexdigest()
-        assert older_default_model(model_id) == of_revision(models, revision)
-    assert older_default_model("0" * 64) is None
+        assert cached_model(model_id) == of_revision(models, revision)
+    assert cached_model("0" * 64) is None
 
 
 def test_its_bank_is_refused_with_its_path(
