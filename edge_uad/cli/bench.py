@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from edge_uad.cli.console import TerminalProgress, console, note, print_json, print_line, warn
+from edge_uad.cli.frontier import bench_frontier
 from edge_uad.cli.measuring import print_tables, whole_numbers
 from edge_uad.cli.model import model_or_default
 from edge_uad.cli.options import (
@@ -52,6 +53,19 @@ def bench(
     compare: Annotated[
         bool, typer.Option("--settings/--no-settings", help="Compare each optional setting with the default, too.")
     ] = True,
+    frontier: Annotated[
+        bool,
+        typer.Option(
+            "--frontier",
+            help="Only what a frame alone takes at each input size and precision, beside what that size caught.",
+        ),
+    ] = False,
+    chart: Annotated[
+        Path | None,
+        typer.Option(
+            "--chart", help=r"The frontier as a picture (SVG). Needs the \[evaluate] extra.", show_default="none"
+        ),
+    ] = None,
     as_json: JsonOption = False,
     provider: ProviderOption = "cpu",
     threads: ThreadsOption = 0,
@@ -73,6 +87,19 @@ def bench(
     from edge_uad.runtime.backbones import Backbones
     from edge_uad.runtime.settings import MAX_STATIONS
 
+    if chart is not None and not frontier:
+        raise UsageError("--chart is the picture of --frontier; give both")
+    if frontier:
+        bench_frontier(
+            _frames(frames),
+            model_or_default(model),
+            provider=provider,
+            precision=precision,
+            threads=threads,
+            chart=chart,
+            as_json=as_json,
+        )
+        return
     sizes = whole_numbers(batches, "--batch")
     if sizes[-1] > MAX_STATIONS:
         raise UsageError(f"--batch names {sizes[-1]}; a line has {MAX_STATIONS} stations at most, and so a batch")

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edge_uad.cli.built_bank import print_skipped
-from edge_uad.cli.console import TerminalProgress, note, stderr, warn
-from edge_uad.cli.model import model_or_default
+from edge_uad.cli.console import TerminalProgress, note, warn
+from edge_uad.cli.model import model_or_default, models_by_size, open_for_many
 from edge_uad.cli.options import MachineOptions, RecipeOptions, recipe_of
 from edge_uad.errors import UsageError
 from edge_uad.records import WantedPrecision
@@ -69,7 +69,6 @@ def made_bank(wishes: Wishes, model: Path) -> MadeBank:
     from bank_tools.bank.embeddings import scratch_folder
     from bank_tools.bank.precision_trial import possible_precisions, prepare_trial
     from bank_tools.bank.recipe import embedder_for
-    from edge_uad.cli.model import open_for_many
     from edge_uad.sources import recorded_source, reduce_decoding
     from edge_uad.sources.recorded import frames_of, shortfall_of
 
@@ -149,18 +148,14 @@ def measured_points(wishes: Wishes, model: Path | None) -> "tuple[dict[int, Path
         EdgeUadError: the model's weights are not at hand, or no picture can be read.
     """
     from bank_tools.bank.precision_trial import possible_precisions
-    from bank_tools.bench.operating_points import SIZES_PX, SamplePictures, measure_points
+    from bank_tools.bench.operating_points import SamplePictures, measure_points
     from edge_uad.runtime.backbones import load_backbone
     from edge_uad.sources import recorded_source
     from edge_uad.sources.recorded import frames_of
-    from export.variants import provide_variant
 
     path = model_or_default(model)
     card = load_backbone(path).card
-    models = {
-        size: path if card.input_hw == (size, size) else provide_variant(card, input_px=size, console=stderr)
-        for size in (size - size % card.patch_px for size in SIZES_PX)
-    }
+    models = models_by_size(path, card)
     source, _ = recorded_source(wishes.normals)
     frames = frames_of(source)
     points = measure_points(

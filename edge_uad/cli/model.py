@@ -9,6 +9,7 @@ from edge_uad.runtime.cache import DEFAULT_BACKBONE, default_model_path
 
 if TYPE_CHECKING:
     from edge_uad.interfaces import Backbone
+    from edge_uad.records import ModelCard
 
 
 def model_or_default(model: Path | None, bank: Path | None = None) -> Path:
@@ -55,3 +56,22 @@ def open_for_many(model: Path | None, machine: MachineOptions) -> "tuple[Backbon
         threads=machine.threads,
         search_device=machine.search_device,
     )
+
+
+def models_by_size(model: Path, card: "ModelCard") -> dict[int, Path]:
+    """A file of the same weights for each input size that a line's time may decide on, exported where it is missing.
+
+    Args:
+        model: the file; it is that of its own size.
+        card: of it.
+
+    Raises:
+        EdgeUadError: the weights cannot be found by the backbone's name, or are not those of the model.
+    """
+    from bank_tools.bench.operating_points import SIZES_PX
+    from export.variants import provide_variant
+
+    return {
+        size: model if card.input_hw == (size, size) else provide_variant(card, input_px=size, console=stderr)
+        for size in (size - size % card.patch_px for size in SIZES_PX)
+    }
