@@ -115,7 +115,7 @@ def measure_points(
     points = []
     with progress.step("timing", len(models), "input sizes") as done:
         for input_px, path in models.items():
-            judges = {one: _judge_of(path, one, recipe_of, threads=threads) for one in asked}
+            judges = {one: judge_of(path, one, recipe_of, threads=threads) for one in asked}
             for one, seconds in _in_turn(judges, pictures).items():
                 points.append(OperatingPoint(input_px=input_px, precision=one, timing=Timing.of(seconds)))
             done(1)
@@ -150,7 +150,7 @@ def fastest_by_size(points: Sequence[OperatingPoint]) -> list[OperatingPoint]:
     return [by_size[size] for size in sorted(by_size, reverse=True)]
 
 
-def _judge_of(
+def judge_of(
     model: Path, precision: InferencePrecision, recipe_of: Callable[[ModelCard], Recipe], *, threads: int
 ) -> Callable[[UInt8], object]:
     """All that a frame goes through after it is decoded."""
