@@ -20,7 +20,7 @@ from bank_tools.bank.recipe import Recipe, embedder_for
 from bank_tools.bank.synthetic import with_defect
 from bank_tools.bench.clock import seconds_of
 from edge_uad import __version__
-from edge_uad.errors import FrameError
+from edge_uad.errors import FrameError, MissingExtraError, UsageError
 from edge_uad.inference.backbones import CPU_PROVIDERS
 from edge_uad.inference.backbones.certificate import TOLERANCE, shortfalls
 from edge_uad.inference.backbones.onnx import OTHER_RUNTIME
@@ -59,11 +59,36 @@ class RefusedPrecision:
 
 
 def possible_precisions(card: ModelCard, wanted: WantedPrecision, provider: Provider) -> tuple[LowerPrecision, ...]:
-    """The lower precisions, among those wanted, that this processor and this installation can run an fp32 model in."""
-    if wanted == "fp32" or card.precision != "fp32" or provider not in CPU_PROVIDERS or not openvino_is_installed():
+    """The lower precisions, among those wanted, that this processor and this installation can run a model in.
+
+    Raises:
+        UsageError: one is wanted by name that cannot be run here.
+        MissingExtraError: it could be, with the [openvino] extra.
+    """
+    asked: tuple[LowerPrecision, ...]
+    if wanted == "fp32":
         return ()
-    asked = LOWER_PRECISIONS if wanted == "auto" else (wanted,)
-    return tuple(precision for precision in asked if features_needed(precision))
+    if wanted == "auto":
+        asked = LOWER_PRECISIONS if openvino_is_installed() and _lowers(card, provider) else ()
+        return tuple(precision for precision in asked if features_needed(precision))
+    if not _lowers(card, provider):
+        raise UsageError(f"--precision {wanted} is for an fp32 model on the processor; leave it out")
+    if not features_needed(wanted):
+        lacking = "bf16" if wanted == "bf16" else "int8_dot"
+        raise UsageError(f"this processor has no {lacking}, which {wanted} needs; leave --precision out")
+    if not openvino_is_installed():
+        raise MissingExtraError(f"--precision {wanted}", "openvino")
+    return (wanted,)
+
+
+def would_gain_from_openvino(card: ModelCard, wanted: WantedPrecision, provider: Provider) -> bool:
+    """Whether lower precisions are untried only because the [openvino] extra is not installed."""
+    possible = any(map(features_needed, LOWER_PRECISIONS))
+    return wanted == "auto" and possible and _lowers(card, provider) and not openvino_is_installed()
+
+
+def _lowers(card: ModelCard, provider: Provider) -> bool:
+    return card.precision == "fp32" and provider in CPU_PROVIDERS
 
 
 @dataclass(frozen=True, slots=True)

@@ -67,7 +67,7 @@ def made_bank(wishes: Wishes, model: Path) -> MadeBank:
     """
     from bank_tools.bank.build import build_bank, embed_all
     from bank_tools.bank.embeddings import scratch_folder
-    from bank_tools.bank.precision_trial import possible_precisions, prepare_trial
+    from bank_tools.bank.precision_trial import possible_precisions, prepare_trial, would_gain_from_openvino
     from bank_tools.bank.recipe import embedder_for
     from edge_uad.sources import recorded_source, reduce_decoding
     from edge_uad.sources.recorded import frames_of, shortfall_of
@@ -80,6 +80,11 @@ def made_bank(wishes: Wishes, model: Path) -> MadeBank:
     reduce_decoding(source, embedder.preprocessor.least_side_px if wishes.reduced_decode else None)
     progress = TerminalProgress()
     folder = scratch_folder(wishes.out.parent)
+    if would_gain_from_openvino(backbone.card, wishes.precision, machine.provider):
+        note(
+            "this processor multiplies in lower precision, which takes about half of the time: after pip install "
+            "'edge-uad[openvino]' build-bank tries it, and certifies what keeps the verdicts"
+        )
     trial, slow = prepare_trial(
         model,
         embedder,

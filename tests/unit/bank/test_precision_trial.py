@@ -10,8 +10,15 @@ pytest.importorskip("openvino", reason="the [openvino] extra is not installed")
 
 from bank_tools.bank import precision_trial
 from bank_tools.bank.build import BuiltBank, build_bank, embed_all
-from bank_tools.bank.precision_trial import MOST_IMAGES, PrecisionTrial, possible_precisions, prepare_trial
+from bank_tools.bank.precision_trial import (
+    MOST_IMAGES,
+    PrecisionTrial,
+    possible_precisions,
+    prepare_trial,
+    would_gain_from_openvino,
+)
 from bank_tools.bank.recipe import embedder_for, recipe_for
+from edge_uad.errors import MissingExtraError, UsageError
 from edge_uad.inference.backbones import processor
 from edge_uad.inference.backbones.certificate import shortfalls
 from edge_uad.progress import SilentProgress
@@ -123,5 +130,22 @@ def test_what_the_processor_the_provider_or_the_model_cannot_do_is_not_tried(
     assert possible_precisions(card, "bf16", "openvino") == ("bf16",)
     assert possible_precisions(card, "fp32", "cpu") == possible_precisions(card, "auto", "cuda") == ()
     assert possible_precisions(dataclasses.replace(card, precision="fp16"), "auto", "cpu") == ()
+    with pytest.raises(UsageError, match="--precision bf16 is for an fp32 model on the processor; leave it out"):
+        possible_precisions(card, "bf16", "cuda")
     monkeypatch.setattr(processor, "cpu_info", lambda: {"flags": "avx2"})
     assert possible_precisions(card, "auto", "cpu") == ()
+    with pytest.raises(UsageError, match="this processor has no int8_dot, which int8 needs; leave --precision out"):
+        possible_precisions(card, "int8", "cpu")
+
+
+def test_without_openvino_it_is_said_what_would_be_gained(tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    card = load_backbone(tiny_model, threads=1).card
+    assert not would_gain_from_openvino(card, "auto", "cpu")
+    monkeypatch.setattr(precision_trial, "openvino_is_installed", lambda: False)
+    assert possible_precisions(card, "auto", "cpu") == ()
+    assert would_gain_from_openvino(card, "auto", "cpu")
+    assert not would_gain_from_openvino(card, "fp32", "cpu")
+    with pytest.raises(MissingExtraError, match=r"--precision bf16 needs the \[openvino\] extra"):
+        possible_precisions(card, "bf16", "cpu")
+    monkeypatch.setattr(processor, "cpu_info", lambda: {"flags": "avx2"})
+    assert not would_gain_from_openvino(card, "auto", "cpu")
