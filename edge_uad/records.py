@@ -452,4 +452,6 @@ class StationStatus:
     """Why the newest bank file is not judged by; the one named by ``bank_id`` goes on."""
     sender_clock_offset_s: float | None = None
     """The clock of the station's ZeroMQ sender less this machine's, measured over the last minute; None elsewhere."""
+    precision: InferencePrecision = "fp32"
+    """Of the backbone's arithmetic, in which its frames are judged."""
     schema: int = WIRE_SCHEMA

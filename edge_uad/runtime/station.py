@@ -193,6 +193,7 @@ class Station:
             invalid=self.decisions[Decision.INVALID],
             last_frame_age_s=age_s,
             bank_id=self.inspector.bank_id,
+            precision=self.inspector.precision,
             model_id=self.inspector.model_id,
             reconnects=self._capture.reconnects,
             hung_reads=self._capture.hung,
