@@ -26,7 +26,7 @@ from benchmarks.report import say
 ROOT = Path(__file__).parents[1]
 BUILD = ROOT / "build" / "performance"
 PAGE = ROOT / "docs" / "performance.md"
-BENCHMARKS = ("line", "stations", "reference", "sessions", "precision", "search", "coreset", "growth")
+BENCHMARKS = ("line", "stations", "reference", "frames", "sessions", "precision", "search", "coreset", "growth")
 """In the page's order; one that this checkout does not have is left out."""
 OF_PARTS = "precision"
 """The one that takes ``--good`` and ``--test``."""

@@ -42,6 +42,8 @@ class Preprocessor:
         # (v/255 − mean)/std in one multiplication and one subtraction per value
         self._scale = np.float32(1) / (np.float32(255) * np.asarray(std, np.float32))
         self._shift = np.asarray(mean, np.float32) / np.asarray(std, np.float32)
+        self._of_level = np.ascontiguousarray(self._normalised(np.arange(256, dtype=np.uint8)[:, None, None])[:, :, 0])
+        """float32 (3, 256), what each level of each channel becomes."""
 
     def pixels(self, image: UInt8) -> Float32:
         """Resize and normalise.
@@ -55,8 +57,10 @@ class Preprocessor:
         Raises:
             FrameError: not such an image, or smaller than the region of interest.
         """
-        resized = self._resize(self._region(image))
-        return np.ascontiguousarray((resized * self._scale - self._shift).transpose(2, 0, 1))
+        region = self._region(image)
+        if self._geometry is Geometry.STRETCH:
+            return self._looked_up(_resize_area(region, self._input_hw))
+        return self._normalised(self._resize_as_in_paper(region))
 
     @property
     def least_side_px(self) -> int:
@@ -80,6 +84,20 @@ class Preprocessor:
                 (content_h, content_w), (top, left) = self._cifar_layout()
                 return Placement((x, y, w, h), (float(left), float(top), float(content_w), float(content_h)))
 
+    def _normalised(self, resized: Float32 | UInt8) -> Float32:
+        """float32 (3, h, w) of (h, w, 3) or (h, w, 1), level by level."""
+        planes = np.empty((3, *resized.shape[:2]), np.float32)
+        np.multiply(resized.transpose(2, 0, 1), self._scale[:, None, None], out=planes)
+        planes -= self._shift[:, None, None]
+        return planes
+
+    def _looked_up(self, resized: UInt8) -> Float32:
+        """As ``_normalised``, to the last bit, in a sixth of the time: uint8 has 256 levels (benchmarks.frames)."""
+        planes = np.empty((3, *resized.shape[:2]), np.float32)
+        for levels, of_level, plane in zip(cv2.split(resized), self._of_level, planes, strict=True):
+            cv2.LUT(levels, of_level, dst=plane)
+        return planes
+
     def _region(self, image: UInt8) -> UInt8:
         if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or not image.size:
             raise FrameError(f"the image is {image.dtype} {image.shape}, uint8 (H, W, 3) was expected")
@@ -93,20 +111,15 @@ class Preprocessor:
             )
         return image[y : y + h, x : x + w]
 
-    def _resize(self, region: UInt8) -> Float32 | UInt8:
-        height, width = self._input_hw
-        match self._geometry:
-            case Geometry.STRETCH:
-                return _resize_area(region, self._input_hw)
-            case Geometry.PAPER:
-                resized_hw, corner = self._paper_layout((region.shape[0], region.shape[1]))
-                return _resize_antialiased(region, resized_hw, corner, self._input_hw)
-            case Geometry.CIFAR:
-                (content_h, content_w), (top, left) = self._cifar_layout()
-                padded = np.zeros((height, width, 3), np.float32)
-                content = _resize_antialiased(region, (content_h, content_w), (0, 0), (content_h, content_w))
-                padded[top : top + content_h, left : left + content_w] = content
-                return padded
+    def _resize_as_in_paper(self, region: UInt8) -> Float32:
+        if self._geometry is Geometry.PAPER:
+            resized_hw, corner = self._paper_layout((region.shape[0], region.shape[1]))
+            return _resize_antialiased(region, resized_hw, corner, self._input_hw)
+        (content_h, content_w), (top, left) = self._cifar_layout()
+        padded = np.zeros((*self._input_hw, 3), np.float32)
+        content = _resize_antialiased(region, (content_h, content_w), (0, 0), (content_h, content_w))
+        padded[top : top + content_h, left : left + content_w] = content
+        return padded
 
     def _paper_layout(self, region_hw: tuple[int, int]) -> tuple[tuple[int, int], tuple[int, int]]:
         """Size after the resize that covers the input enlarged, and top-left corner of the centre crop in it.

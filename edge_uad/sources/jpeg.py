@@ -6,6 +6,7 @@ zero bytes inside a scan: those are checked here, on the bytes. JPEG has no chec
 ends in its place goes unnoticed in any decoder.
 """
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -33,7 +34,8 @@ _EOI, _SOS, _DHT, _APP1 = 0xD9, 0xDA, 0xC4, 0xE1
 _BASELINE, _EXTENDED, _PROGRESSIVE = 0xC0, 0xC1, 0xC2
 _FRAME_MARKERS = frozenset(range(0xC0, 0xD0)) - {_DHT, 0xC8, 0xCC}
 _ARITHMETIC = frozenset({0xC9, 0xCA, 0xCB, 0xCD, 0xCE, 0xCF})
-_RESTARTS = frozenset(range(0xD0, 0xD8))
+_SCAN_END = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
+"""A marker: after FF neither a stuffed zero, a restart, nor the next FF of fill bytes."""
 _COEFFICIENTS = 64
 _EOB = 0x00
 _STANDARD_ZERO_SYMBOLS = {0x00: 0, 0x01: 0, 0x10: 0x01, 0x11: _EOB}
@@ -270,16 +272,8 @@ def _scan(content: bytes, zero_symbols: dict[int, int], start: int, end: int) ->
 
 def _end_of_scan(payload: bytes, at: int) -> int:
     """Where the next marker begins that is none of a restart; the end where there is none."""
-    find = payload.find
-    while (at := find(b"\xff", at)) >= 0 and at + 1 < len(payload):
-        following = payload[at + 1]
-        if following == 0 or following in _RESTARTS:
-            at += 2
-        elif following == 0xFF:
-            at += 1
-        else:
-            return at
-    return len(payload)
+    found = _SCAN_END.search(payload, at)
+    return len(payload) if found is None else found.start()
 
 
 def _plain(error: BaseException) -> str:

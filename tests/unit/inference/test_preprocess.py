@@ -1,8 +1,9 @@
 """Every geometry, against hand-computed cases and the laws that a resize must keep."""
 
+import cv2
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edge_uad.errors import FrameError
@@ -125,6 +126,61 @@ def test_a_frame_smaller_than_the_region_of_interest_cannot_be_judged() -> None:
 def test_anything_but_rgb_bytes_is_refused(image: np.ndarray) -> None:
     with pytest.raises(FrameError, match=r"uint8 \(H, W, 3\) was expected"):
         preprocessor().pixels(image)
+
+
+@settings(deadline=None)
+@given(
+    image_hw=st.tuples(st.integers(1, 200), st.integers(1, 200)),
+    input_hw=st.sampled_from([(32, 32), (80, 32), (32, 56)]),
+    roi_ratios=st.none() | st.tuples(*[st.floats(0, 1)] * 4),
+    seed=st.integers(0, 99),
+)
+def test_stretch_is_the_area_average_normalised_level_by_level_to_the_last_bit(
+    image_hw: tuple[int, int], input_hw: tuple[int, int], roi_ratios: tuple[float, ...] | None, seed: int
+) -> None:
+    """A bank that was built with ``(resized * scale - shift)`` in one expression must find its own pixels again."""
+    image = np.random.default_rng(seed).integers(0, 256, (*image_hw, 3), dtype=np.uint8)
+    roi = None if roi_ratios is None else box_in(image_hw, roi_ratios)
+    x, y, w, h = roi or (0, 0, image_hw[1], image_hw[0])
+    expected = former_normalisation(area_averaged(image[y : y + h, x : x + w], input_hw))
+    pixels = preprocessor(roi=roi, input_hw=input_hw).pixels(image)
+    assert pixels.flags.c_contiguous
+    assert pixels.tobytes() == expected.tobytes()
+
+
+@settings(deadline=None)
+@given(
+    geometry=st.sampled_from([Geometry.PAPER, Geometry.CIFAR]),
+    image_hw=st.tuples(st.integers(1, 90), st.integers(1, 90)),
+    seed=st.integers(0, 99),
+)
+def test_pixels_between_two_levels_are_normalised_to_the_same_last_bit(
+    geometry: Geometry, image_hw: tuple[int, int], seed: int
+) -> None:
+    image = np.random.default_rng(seed).integers(0, 256, (*image_hw, 3), dtype=np.uint8)
+    unchanged = Preprocessor(geometry=geometry, roi=None, input_hw=(32, 56), mean=(0, 0, 0), std=(1 / 255,) * 3)
+    resized = unchanged.pixels(image).transpose(1, 2, 0)
+    expected = former_normalisation(resized)
+    assert preprocessor(geometry, input_hw=(32, 56)).pixels(image).tobytes() == expected.tobytes()
+
+
+def box_in(image_hw: tuple[int, int], ratios: tuple[float, ...]) -> Box:
+    """A box of at least one pixel inside an image."""
+    height, width = image_hw
+    x, y = round(ratios[0] * (width - 1)), round(ratios[1] * (height - 1))
+    return x, y, 1 + round(ratios[2] * (width - x - 1)), 1 + round(ratios[3] * (height - y - 1))
+
+
+def area_averaged(region: UInt8, hw: tuple[int, int]) -> np.ndarray:
+    shrunk = min(hw[0], region.shape[0]), min(hw[1], region.shape[1])
+    averaged = cv2.resize(np.ascontiguousarray(region), shrunk[::-1], interpolation=cv2.INTER_AREA)
+    return np.asarray(cv2.resize(averaged, hw[::-1], interpolation=cv2.INTER_LINEAR))
+
+
+def former_normalisation(resized: np.ndarray) -> np.ndarray:
+    std = np.asarray(STD, np.float32)
+    scale, shift = np.float32(1) / (np.float32(255) * std), np.asarray(MEAN, np.float32) / std
+    return np.ascontiguousarray((resized * scale - shift).transpose(2, 0, 1))
 
 
 @given(

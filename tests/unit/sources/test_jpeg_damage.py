@@ -20,6 +20,8 @@ from tests.conftest import SHARED_IMAGES
 from tests.parts import draw_part
 
 END = b"\xff\xd9"
+NO_MARKER = frozenset({0x00, 0xFF, *range(0xD0, 0xD8)})
+"""What after FF makes no marker that ends a scan."""
 VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "baseline 4:2:0": ("RGB", {"subsampling": 2}),
     "baseline 4:4:4": ("RGB", {"subsampling": 0}),
@@ -205,6 +207,13 @@ def test_what_the_decoder_notices_is_refused(damage: Callable[[bytes], bytes]) -
     payload = encoded("restarts", quality=75)
     assert not refused(payload)
     assert refused(damage(payload))
+
+
+@given(st.lists(st.sampled_from(b"\xff\xff\x00\xd0\xd7\xd8\xd9\x0a\x01"), max_size=24).map(bytes), st.integers(0, 4))
+def test_a_scan_ends_at_the_first_marker_that_is_no_restart(tail: bytes, at: int) -> None:
+    """Whatever stands before it: stuffed zeros, restarts, fill bytes, or FF as the very last byte."""
+    ends = [place for place in range(at, len(tail) - 1) if tail[place] == 0xFF and tail[place + 1] not in NO_MARKER]
+    assert jpeg._end_of_scan(tail, at) == min(ends, default=len(tail))
 
 
 def test_missing_huffman_tables_are_the_standards_own() -> None:
