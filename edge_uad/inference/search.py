@@ -14,6 +14,7 @@ import numpy as np
 import onnxruntime as ort
 
 from edge_uad.errors import MissingExtraError, ProviderError
+from edge_uad.inference.cpu_sessions import cpu_session_options
 from edge_uad.records import Embedding, Float32, Int, PatchDistances, PatchMask, SearchDevice
 
 NEAREST_GRAPH = files("edge_uad.inference") / "nearest.onnx"
@@ -183,11 +184,8 @@ def _best_of_both(cosines: Float32, rows: Int, others: Float32, other_rows: Int,
 @cache
 def _open_session(threads: int) -> Any:
     """One session for all banks: it holds threads and working memory, the bank is an input."""
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = threads
+    options = cpu_session_options(threads)
     options.enable_mem_pattern = False  # it would keep a plan for every number of foreground patches ever seen
-    # between frames the cores belong to the backbone and to other stations; BLAS threads would spin on them
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     return ort.InferenceSession(NEAREST_GRAPH.read_bytes(), options, providers=["CPUExecutionProvider"])
 
 

@@ -18,6 +18,7 @@ from edge_uad.inference.backbones.files import (
     not_from_export,
     read_model_file,
 )
+from edge_uad.inference.cpu_sessions import cpu_session_options
 from edge_uad.records import Float32, ModelCard
 
 _PROVIDERS = {
@@ -94,18 +95,19 @@ def _wanted_providers(provider: str) -> list[str]:
     return list(wanted)
 
 
-def _open_session(model: bytes, providers: list[str], threads: int) -> Any:
-    options = ort.SessionOptions()
+def session_options(threads: int) -> ort.SessionOptions:
+    """How a backbone is run, whatever the provider; ``threads`` of the CPU, 0 for one per core."""
+    options = cpu_session_options(threads)
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
-    options.intra_op_num_threads = threads
     options.log_severity_level = _LOG_FATAL_ONLY  # what goes wrong is raised
     # python -m benchmarks.sessions: this, the arena, the memory pattern, prepacking and bound outputs change nothing
     # that stands out of the noise, so that only what serves the verdicts is set
     options.use_deterministic_compute = True
-    # between frames the cores belong to the other stations; python -m benchmarks.sessions: beside other programs
-    # threads that spin make an inference twice as long
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    session = ort.InferenceSession(model, options, providers=providers)
+    return options
+
+
+def _open_session(model: bytes, providers: list[str], threads: int) -> Any:
+    session = ort.InferenceSession(model, session_options(threads), providers=providers)
     session.disable_fallback()
     # its fallback would need them; else they lie beside the weights made of them for as long as the session does
     session._model_bytes = None  # noqa: SLF001  # there is no public way to let them go
