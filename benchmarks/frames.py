@@ -22,7 +22,7 @@ from benchmarks.report import Report, Table, options_of
 from edge_uad.inference.preprocess import REDUCED_OVERSAMPLING, Preprocessor
 from edge_uad.records import Float32, Geometry, UInt8
 from edge_uad.sources import jpeg
-from edge_uad.sources.decode import decode_picture
+from edge_uad.sources.decode import decode_picture, decode_raw
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 INPUT_SIDES_PX = (224, 448)
@@ -44,9 +44,11 @@ def main() -> int:
         title="Before the backbone",
         about=f"{frames.described}; OpenCV uses {cv2.getNumThreads()} threads, everything else one.",
     )
-    steps = decoding(payloads) | {
-        name: step for side_px in INPUT_SIDES_PX for name, step in preprocessing(images, side_px).items()
-    }
+    steps = (
+        decoding(payloads)
+        | raw(images)
+        | {name: step for side_px in INPUT_SIDES_PX for name, step in preprocessing(images, side_px).items()}
+    )
     times_ms, faults = timed(steps, 3 if options.quick else options.repeats)
     rows = [
         (name, f"{min(found):.2f}", f"{np.median(found):.2f}", f"{np.median(faults[name]):.0f}")
@@ -81,6 +83,17 @@ def decoding(payloads: list[bytes]) -> dict[str, Callable[[int], object]]:
             f"decode, reduced for {side_px} px": partial(decode, least_side_px=REDUCED_OVERSAMPLING * side_px)
             for side_px in INPUT_SIDES_PX
         },
+    }
+
+
+def raw(images: list[UInt8]) -> dict[str, Callable[[int], object]]:
+    hw = images[0].shape[0], images[0].shape[1]
+    in_colour, in_grey = images[0].tobytes(), images[0][:, :, 0].tobytes()
+    return {
+        "bytes of bgr8": lambda turn: decode_raw(in_colour, "bgr8", hw),  # noqa: ARG005
+        "bytes of bgr8, former": lambda turn: np.ascontiguousarray(images[turn % len(images)][:, :, ::-1]),
+        "bytes of mono8": lambda turn: decode_raw(in_grey, "mono8", hw),  # noqa: ARG005
+        "bytes of mono8, former": lambda turn: np.repeat(images[turn % len(images)][:, :, :1], 3, axis=2),
     }
 
 

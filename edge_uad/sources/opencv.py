@@ -10,6 +10,7 @@ import numpy as np
 
 from edge_uad.errors import FrameError, SourceLostError
 from edge_uad.records import AnyFrame, Frame, UInt8, UnreadableFrame
+from edge_uad.sources.decode import bgr_to_rgb
 from edge_uad.sources.ffmpeg.mjpeg import decode_packet
 
 cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
@@ -100,7 +101,7 @@ class OpenCvCameraSource:
             return decode_packet(pixels.tobytes())
         if pixels.ndim != 3 or pixels.shape[2] != 3:
             raise FrameError(f"its pixels come as {pixels.shape}, which is not supported")
-        return np.ascontiguousarray(pixels[..., ::-1], dtype=np.uint8)
+        return bgr_to_rgb(np.asarray(pixels, np.uint8))
 
     def fresh(self) -> Self:
         """Another one of the same camera, not open, that counts its frames on."""
