@@ -25,6 +25,7 @@ from edge_uad.records import (
     Box,
     Frame,
     Geometry,
+    IndexChoice,
     Provider,
     SearchDevice,
     Tiling,
@@ -187,6 +188,7 @@ class BankRecipe(TypedDict, total=False):
     false_alarm_rate: float
     seed: int
     reduced_decode: bool
+    index: IndexChoice
 
 
 def build_bank(
@@ -266,6 +268,8 @@ def build_bank(
     manifest = built.bank.manifest
     if (weakness := weakness_of(built.bank.calibration, manifest.false_alarm_rate)) is not None:
         log.warning("%s", weakness)
+    if built.index_refusal is not None:
+        log.warning("the bank has no index, every patch is searched: %s", built.index_refusal)
     for one in built.outliers:
         done = "was excluded" if manifest.n_excluded else "can make the threshold too high"
         log.warning("%s scores far above the other good images (%.4f) and %s", one.name, one.score, done)

@@ -46,6 +46,9 @@ Join = Literal["mean", "concat", "levels"]
 """How the tokens of several blocks become one: the mean of the raw tokens; the raw tokens one after the other; or
 *levels*, each block's token at unit norm, one after the other, so that a block of small norm counts as much as others:
 the squared distance of two such tokens is the mean of the blocks' own squared distances."""
+IndexChoice = Literal["auto", "always", "never"]
+"""Whether a bank is searched in lists, where its own good images show that this changes nothing: from a size on at
+which it pays, whatever the size, or never."""
 QueueMode = Literal["latest", "every"]
 """Which frames of a station are judged: the newest one, or every one in turn."""
 
@@ -319,6 +322,29 @@ class PatchDistances:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class IndexCertificate:
+    """What a search in lists does to the scores of a bank's own good images, each against others, beside the exact one.
+
+    Its distances are never less than the exact ones: what it can do is a false alarm, never a missed defect.
+    """
+
+    n_lists: int
+    """The patches of each level lie in so many lists."""
+    lists_read: int
+    """So many of them each patch of a frame is searched in; the farthest ones, which make the score, in more."""
+    n_images: int
+    """Good images compared."""
+    recall: float
+    """Share of their patches that found none farther than the exact search did."""
+    flips: int
+    """Images with another decision."""
+    largest_score_difference: float
+    p99_score_difference: float
+    seconds: float
+    """What the index and this comparison took."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class BankManifest:
     """How a memory bank was made, and so how it must be queried."""
 
@@ -376,6 +402,8 @@ class BankManifest:
     precisions: tuple[CertifiedPrecision, ...] = ()
     """The lower precisions that it may be judged in, the fastest first; in fp32 it may always be judged. Its patches
     and its calibration are fp32."""
+    index: IndexCertificate | None = None
+    """The bank is searched in lists on the CPU; None where every patch is searched."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

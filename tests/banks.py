@@ -7,9 +7,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bank_tools.bank.embeddings import EmbeddingStore
+from bank_tools.bank.index import build_index, n_lists_of
 from edge_uad.inference.bank import BANK_SCHEMA, PatchBank
 from edge_uad.inference.inspector import ForegroundEmbedding
-from edge_uad.records import BankManifest, Float32, Geometry, Int
+from edge_uad.records import BankManifest, Float32, Geometry, IndexCertificate, Int
 
 DIM = 24
 
@@ -43,8 +44,8 @@ def level_rows(rng: np.random.Generator, n: int, dim: int, levels: int) -> Float
     return np.concatenate(parts, axis=1) / np.sqrt(np.float32(levels))
 
 
-def random_bank(*, seed: int = 0, n_patches: int = 80, **changed: Any) -> PatchBank:
-    """A bank that is right in every respect but was never built from images."""
+def random_bank(*, seed: int = 0, n_patches: int = 80, indexed: bool = False, **changed: Any) -> PatchBank:
+    """A bank that is right in every respect but was never built from images; where asked for, with an index."""
     rng = np.random.default_rng(seed)
     manifest: dict[str, Any] = {
         "bank_id": "",
@@ -71,8 +72,23 @@ def random_bank(*, seed: int = 0, n_patches: int = 80, **changed: Any) -> PatchB
         "built_by": "tests",
         "source_digest": "0" * 64,
     }
+    levels = changed.get("levels", 1)
+    patches = level_rows(rng, n_patches, DIM, levels)
+    index = build_index(patches, levels=levels, seed=seed) if indexed else None
+    if index is not None:
+        manifest["index"] = IndexCertificate(
+            n_lists=n_lists_of(n_patches),
+            lists_read=index.lists_read,
+            n_images=8,
+            recall=0.99,
+            flips=0,
+            largest_score_difference=0.001,
+            p99_score_difference=0.001,
+            seconds=0.1,
+        )
     return PatchBank.sealed(
-        patches=level_rows(rng, n_patches, DIM, changed.get("levels", 1)),
+        patches=patches,
+        index=index,
         patch_image=np.sort(rng.integers(0, 8, n_patches)),
         calibration=np.sort(rng.random(8, np.float32)),
         manifest=BankManifest(**(manifest | changed)),

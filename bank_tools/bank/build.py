@@ -21,6 +21,7 @@ from bank_tools.bank.calibrate import (
 )
 from bank_tools.bank.coreset import coreset_size
 from bank_tools.bank.embeddings import EmbeddingStore
+from bank_tools.bank.index import IndexTrial, IndexVerdict, build_index, wants_index
 from bank_tools.bank.mask_rule import decide_mask
 from bank_tools.bank.precision_trial import PrecisionTrial, RefusedPrecision, TrialScores
 from bank_tools.bank.recipe import Recipe
@@ -28,11 +29,22 @@ from bank_tools.bank.tail import threshold_of
 from edge_uad import __version__
 from edge_uad.errors import FrameError, UsageError
 from edge_uad.inference.bank import BANK_SCHEMA, PatchBank
+from edge_uad.inference.index import PatchIndex
 from edge_uad.inference.inspector import Embedder, ForegroundEmbedding
 from edge_uad.inference.scoring import heatmap, hot_area_heat, pixel_threshold
 from edge_uad.inference.search import FARTHEST
 from edge_uad.progress import Progress
-from edge_uad.records import BankManifest, Float32, Frame, ModelCard, PatchDistances, UInt8, UnreadableFrame
+from edge_uad.records import (
+    BankManifest,
+    CertifiedPrecision,
+    Float32,
+    Frame,
+    IndexCertificate,
+    ModelCard,
+    PatchDistances,
+    UInt8,
+    UnreadableFrame,
+)
 from edge_uad.runtime.in_order import in_order
 
 MIN_IMAGES = 2
@@ -185,6 +197,8 @@ class BuiltBank:
     """None where there are none."""
     refused_precisions: tuple[RefusedPrecision, ...] = ()
     """Those tried whose verdicts are not those of fp32."""
+    index_refusal: str | None = None
+    """Why a bank that is large enough for an index has none; None where it has one or is small."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,8 +211,10 @@ class _Calibration:
     """(n,), see ``hot_area_heat``."""
     squared: Float32
     """(n, N), the distances of each."""
-    trial: TrialScores | None
+    precision_trial: TrialScores | None
     """Of some of them in lower precisions."""
+    index_trial: IndexTrial | None
+    """What searching in lists found of the same images; None where the bank is to have no index."""
 
 
 def build_bank(
@@ -239,10 +255,14 @@ def build_bank(
         found = _calibrate(images, recipe, card, progress)
     calibration = np.sort(found.scores)
     threshold = _threshold(calibration, recipe)
-    certified, refused = found.trial.settled(threshold, model_id=card.model_id) if found.trial else ((), ())
+    certified, refused = _settled_precisions(found, threshold, card)
     coreset = _choose_coreset(images.embeddings, recipe, progress)
+    n_patches = len(coreset.patches)
+    indexed = _settled_index(found, threshold, n_patches)
+    index = None if indexed.certificate is None else _index(coreset.patches, indexed.certificate, recipe, progress)
     manifest = replace(
-        _manifest(images, recipe, card, threshold, n_patches=len(coreset.patches)),
+        _manifest(images, recipe, card, threshold, n_patches=n_patches),
+        index=indexed.certificate,
         background_ratio=masked.background_ratio,
         pixel_threshold=pixel_threshold(found.hot_areas),
         n_excluded=len(far) if exclude_outliers else 0,
@@ -250,9 +270,32 @@ def build_bank(
         cycle_ms=cycle_ms,
     )
     bank = PatchBank.sealed(
-        patches=coreset.patches, patch_image=coreset.patch_image, calibration=calibration, manifest=manifest
+        patches=coreset.patches,
+        patch_image=coreset.patch_image,
+        calibration=calibration,
+        manifest=manifest,
+        index=index,
     )
-    return BuiltBank(bank, images, found.scores, odd, cost, refused)
+    return BuiltBank(bank, images, found.scores, odd, cost, refused, indexed.refusal)
+
+
+def _settled_precisions(
+    found: _Calibration, threshold: float, card: ModelCard
+) -> tuple[tuple[CertifiedPrecision, ...], tuple[RefusedPrecision, ...]]:
+    trial = found.precision_trial
+    return ((), ()) if trial is None else trial.settled(threshold, model_id=card.model_id)
+
+
+def _settled_index(found: _Calibration, threshold: float, n_patches: int) -> IndexVerdict:
+    trial = found.index_trial
+    return IndexVerdict(None, None) if trial is None else trial.verdict(threshold, n_patches=n_patches)
+
+
+def _index(patches: Float32, certificate: IndexCertificate, recipe: Recipe, progress: Progress) -> PatchIndex:
+    with progress.step("indexing", len(patches), "patches") as done:
+        index = build_index(patches, levels=recipe.levels, seed=recipe.seed, threads=recipe.search_threads)
+        done(len(patches))
+    return replace(index, lists_read=certificate.lists_read)
 
 
 def _check_number(n_images: int) -> None:
@@ -326,15 +369,17 @@ def _calibrate(good: GoodImages, recipe: Recipe, card: ModelCard, progress: Prog
     images = good.embeddings
     squared = np.empty((len(images), card.grid_hw[0] * card.grid_hw[1]), np.float32)
     hot_areas = np.empty(len(images), np.float32)
-    trial = None if good.trial is None else good.trial.judged_by(recipe)
+    precision_trial = None if good.trial is None else good.trial.judged_by(recipe)
+    size = coreset_size(int(images.n_foreground.sum()), recipe.coreset_ratio, recipe.max_patches)
+    index_trial = IndexTrial(recipe) if wants_index(recipe, size) else None
 
     def keep(image: int, distances: PatchDistances) -> None:
         squared[image] = distances.squared
         hot_areas[image] = hot_area_heat(heatmap(distances, card.input_hw))
 
     def judge(image: int, score: float, search: Search) -> None:
-        if trial is not None and (number := good.trial_numbers[image]) is not None:
-            trial.judge(number, search, fp32_score=score, digest=good.digests[image])
+        if precision_trial is not None and (number := good.trial_numbers[image]) is not None:
+            precision_trial.judge(number, search, fp32_score=score, digest=good.digests[image])
 
     with progress.step("calibrating", len(images), "images") as done:
         scores = cross_scores(
@@ -347,11 +392,12 @@ def _calibrate(good: GoodImages, recipe: Recipe, card: ModelCard, progress: Prog
             search_device=recipe.search_device,
             search_threads=recipe.search_threads,
             levels=recipe.levels,
+            trial=index_trial,
             on_scored=done,
             on_distances=keep,
             on_search=judge,
         )
-    return _Calibration(scores, hot_areas, squared, trial)
+    return _Calibration(scores, hot_areas, squared, precision_trial, index_trial)
 
 
 def _manifest(images: GoodImages, recipe: Recipe, card: ModelCard, threshold: float, *, n_patches: int) -> BankManifest:

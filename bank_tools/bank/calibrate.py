@@ -13,6 +13,7 @@ import numpy as np
 
 from bank_tools.bank.coreset import greedy_coreset
 from bank_tools.bank.embeddings import EmbeddingStore, ForegroundPatches
+from bank_tools.bank.index import IndexTrial
 from bank_tools.bank.tail import threshold_of
 from edge_uad.inference.inspector import ForegroundEmbedding
 from edge_uad.inference.scoring import image_score
@@ -70,6 +71,7 @@ def cross_scores(
     search_device: SearchDevice = "cpu",
     search_threads: int = 0,
     levels: int = 1,
+    trial: IndexTrial | None = None,
     on_scored: Callable[[int], None] = lambda _: None,
     on_distances: Callable[[int, PatchDistances], None] = lambda _image, _distances: None,
     on_search: Callable[[int, float, Search], None] = lambda _image, _score, _search: None,
@@ -86,6 +88,7 @@ def cross_scores(
         search_device: cpu or gpu.
         search_threads: of the CPU; 0 for one per core.
         levels: as in inspection.
+        trial: compares every search with one in lists; None for no comparison.
         on_scored: called with the number of images scored since its last call.
         on_distances: called with each image's number and its distances.
         on_search: called then with its number, its score and the search of the coreset that it was scored against, for
@@ -94,17 +97,31 @@ def cross_scores(
     Returns:
         float32 (n,), in the order of the images.
     """
+    of_fold: list[Search] = []
 
     def search_among(others: EmbeddingStore) -> Search:
         patches = choose_coreset(others, ratio=coreset_ratio, seed=seed, most=max_patches).patches
         search = PatchSearch(patches, device=search_device, threads=search_threads, levels=levels)
-        return lambda one: search.distances(one.embedding, one.mask, neighbours=neighbours)
+        if trial is not None:
+            trial.begin_fold(patches, search)
+
+        def alone(one: ForegroundEmbedding) -> PatchDistances:
+            return search.distances(one.embedding, one.mask, neighbours=neighbours)
+
+        def compared(one: ForegroundEmbedding) -> PatchDistances:
+            found = alone(one)
+            if trial is not None:
+                trial.compare(one, found)
+            return found
+
+        of_fold[:] = [alone]
+        return compared
 
     scores = np.empty(len(images), np.float32)
-    for image, distances, search in cross_distances(images, search_among, seed=seed):
+    for image, distances in cross_distances(images, search_among, seed=seed):
         scores[image] = image_score(distances, top_ratio=top_ratio)
         on_distances(image, distances)
-        on_search(image, float(scores[image]), search)
+        on_search(image, float(scores[image]), of_fold[0])
         on_scored(1)
     return scores
 
@@ -115,7 +132,7 @@ def cross_distances(
     *,
     seed: int,
     views: int = 1,
-) -> Iterator[tuple[int, PatchDistances, Search]]:
+) -> Iterator[tuple[int, PatchDistances]]:
     """Each good image's patches against a bank of the images of the other folds.
 
     Args:
@@ -126,7 +143,7 @@ def cross_distances(
         views: how many views of each image there are.
 
     Yields:
-        The image's number, its distances and the search that gave them, fold by fold.
+        The image's number and its distances, fold by fold.
     """
     n_images = len(images) // views
     n_folds = fold_count(n_images)
@@ -135,7 +152,7 @@ def cross_distances(
         others = [index for index in range(len(images)) if fold_of[index // views] != fold]
         search = search_among(images.only(others))
         for image in np.flatnonzero(fold_of == fold).tolist():
-            yield image, search(images[image * views]), search
+            yield image, search(images[image * views])
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,7 @@
 """Recipe: every choice that decides what a bank is."""
 
 from dataclasses import dataclass
+from typing import get_args
 
 from edge_uad.errors import UsageError
 from edge_uad.inference.backbones.tiled import tiled
@@ -8,7 +9,17 @@ from edge_uad.inference.inspector import Embedder, ForegroundEmbedding
 from edge_uad.inference.masking import check_kernel, default_kernel, smoothed_attention
 from edge_uad.inference.preprocess import Preprocessor
 from edge_uad.interfaces import Backbone
-from edge_uad.records import MAX_TILES, Box, Embedding, Geometry, ModelCard, SearchDevice, Tiling, reducible
+from edge_uad.records import (
+    MAX_TILES,
+    Box,
+    Embedding,
+    Geometry,
+    IndexChoice,
+    ModelCard,
+    SearchDevice,
+    Tiling,
+    reducible,
+)
 from edge_uad.runtime.assemble import make_embedder
 
 DEFAULT_MAX_PATCHES = 10_000
@@ -39,6 +50,8 @@ class Recipe:
     """Pictures are seen as overlapping tiles, each at the model's input size; None as a whole."""
     reduced_decode: bool = False
     """Large JPEG pictures are decoded at a part of their size."""
+    index: IndexChoice = "auto"
+    """Whether the bank is searched in lists, where its good images allow it (:mod:`bank_tools.bank.index`)."""
     search_device: SearchDevice = "cpu"
     search_threads: int = 0
     """Where calibration searches, and with how many threads, 0 for all cores; not part of the manifest, because they
@@ -56,6 +69,8 @@ class Recipe:
         _check(0 < self.false_alarm_rate < 1, "false-alarm rate", self.false_alarm_rate, "between 0 and 1")
         _check_count(self.neighbours, "number of neighbours", least=1)
         _check_count(self.seed, "seed", least=0)
+        if self.index not in get_args(IndexChoice):
+            raise UsageError(f"the index is {self.index!r}; use {', '.join(get_args(IndexChoice))}")
         if self.roi is not None:
             _check_roi(self.roi)
         if self.reduced_decode and not reducible(self.geometry, self.roi):

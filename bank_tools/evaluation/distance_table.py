@@ -231,7 +231,7 @@ def _calibrate(
             by_fold.append(_score(in_folds, search, sample_embedder, done)[0])
             return search
 
-        for image, distances, _ in cross_distances(
+        for image, distances in cross_distances(
             images,
             search_among,
             seed=variant.recipe.seed,

@@ -12,7 +12,7 @@ from edge_uad.cli.measuring import require_evaluate_extra
 from edge_uad.cli.model import model_or_default
 from edge_uad.cli.options import JsonOption, MachineOptions, ModelOption, RecipeOptions, with_option_groups
 from edge_uad.errors import UsageError
-from edge_uad.records import WantedPrecision
+from edge_uad.records import IndexChoice, WantedPrecision
 
 if TYPE_CHECKING:
     from bank_tools.bank.build import BuiltBank
@@ -36,6 +36,14 @@ def build_bank(
             "faster, with scores a little different. Heatmaps and evidence have that size, too.",
         ),
     ] = False,
+    index: Annotated[
+        IndexChoice,
+        typer.Option(
+            "--index",
+            help="Search the bank in lists instead of all patches: auto where it is large enough to pay, always or "
+            "never; and only where the good images show that verdicts stay the same.",
+        ),
+    ] = "auto",
     accept_damaged: Annotated[
         bool,
         typer.Option(
@@ -106,6 +114,7 @@ def build_bank(
         out=out,
         recipe=recipe,
         machine=machine,
+        index=index,
         reduced_decode=reduced_decode,
         accept_damaged=accept_damaged,
         exclude_outliers=exclude_outliers,
@@ -115,6 +124,8 @@ def build_bank(
     made = made_in_time(wishes, model) if wishes.cycle_ms is not None else made_bank(wishes, model_or_default(model))
     made.built.bank.save(out)
     warn_of_weak_calibration(made.built)
+    if made.built.index_refusal is not None:
+        warn(f"the bank has no index, every patch is searched: {made.built.index_refusal}")
     warn_of_outliers(made.built, shown=report is not None)
     for one in (*made.slow, *made.built.refused_precisions):
         note(f"{one.precision} is not used: {one.reason}")

@@ -88,6 +88,8 @@ def print_result(built: "BuiltBank", out: Path, *, as_json: bool) -> None:
     """
     import dataclasses
 
+    from edge_uad.inference.index import describe_search
+
     manifest = built.bank.manifest
     if as_json:
         cost = built.outlier_cost
@@ -111,6 +113,7 @@ def print_result(built: "BuiltBank", out: Path, *, as_json: bool) -> None:
         *([("cycle", f"{manifest.cycle_ms:g} ms")] if manifest.cycle_ms is not None else []),
         ("precision", _precisions(manifest)),
         ("threshold", f"{manifest.threshold:.6f} at a false-alarm rate of {manifest.false_alarm_rate:g}"),
+        *([("search", search)] if (search := describe_search(manifest)) is not None else []),
     ]
     for label, value in rows:
         console.print(f"{label:<10} {value}", markup=False, highlight=False)

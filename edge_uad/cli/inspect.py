@@ -43,6 +43,7 @@ def inspect(
 
     Example: [bold]edge-uad inspect parts/ --bank bank.safetensors --heatmaps overlays/[/bold]
     """
+    from edge_uad.inference.index import describe_search
     from edge_uad.outputs.overlays import OverlayFolder
     from edge_uad.records import AnyFrame, Frame, Verdict
     from edge_uad.runtime.assemble import backbones_for_many, load_inspector
@@ -68,6 +69,8 @@ def inspect(
     )
     if inspector.precision_reason is not None:
         warn(f"judged in fp32: {inspector.precision_reason}")
+    if (search := describe_search(inspector.manifest, search_device)) is not None:
+        note(f"the bank is {search}")
     source = FolderSource(STATION, files)
     reduce_decoding(source, inspector.least_side_px)
 

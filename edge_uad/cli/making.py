@@ -1,6 +1,6 @@
 """How build-bank makes a bank: with one model, or with the finest that fits the line's time."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,7 +10,7 @@ from edge_uad.cli.console import TerminalProgress, note, warn
 from edge_uad.cli.model import model_or_default, models_by_size, open_for_many
 from edge_uad.cli.options import MachineOptions, RecipeOptions, recipe_of
 from edge_uad.errors import UsageError
-from edge_uad.records import WantedPrecision
+from edge_uad.records import IndexChoice, WantedPrecision
 
 if TYPE_CHECKING:
     from bank_tools.bank.build import BuiltBank
@@ -27,6 +27,7 @@ class Wishes:
     out: Path
     recipe: RecipeOptions
     machine: MachineOptions
+    index: IndexChoice
     reduced_decode: bool
     accept_damaged: bool
     exclude_outliers: bool
@@ -76,6 +77,7 @@ def made_bank(wishes: Wishes, model: Path) -> MadeBank:
     source, total = recorded_source(wishes.normals)
     backbone, workers = open_for_many(model, machine)
     recipe = recipe_of(backbone.card, wishes.recipe, machine, reduced_decode=wishes.reduced_decode)
+    recipe = replace(recipe, index=wishes.index)
     embedder = embedder_for(backbone, recipe)
     reduce_decoding(source, embedder.preprocessor.least_side_px if wishes.reduced_decode else None)
     progress = TerminalProgress()

@@ -18,6 +18,7 @@ from safetensors.numpy import save_file
 
 from edge_uad.errors import BankError, UsageError
 from edge_uad.files import open_regular, replacing
+from edge_uad.inference.index import IndexedSearch, PatchIndex, index_of
 from edge_uad.inference.search import FARTHEST, PatchSearch
 from edge_uad.records import (
     MAX_BPM_KERNEL,
@@ -25,6 +26,7 @@ from edge_uad.records import (
     CertifiedPrecision,
     Embedding,
     Float32,
+    IndexCertificate,
     Int,
     PatchDistances,
     PatchMask,
@@ -50,6 +52,7 @@ class PatchBank:
         patch_image: int32 (M,), ascending: from which image each patch came.
         calibration: float32 (n,), ascending: scores of the good images against patches of other good images.
         manifest: how it was made.
+        index: of the patches, where the manifest has a certificate of it; the GPU searches all patches all the same.
         search_device: cpu or gpu.
         search_threads: of the CPU; 0 for one per core.
 
@@ -64,6 +67,7 @@ class PatchBank:
         patch_image: Int,
         calibration: Float32,
         manifest: BankManifest,
+        index: PatchIndex | None = None,
         search_device: SearchDevice = "cpu",
         search_threads: int = 0,
     ) -> None:
@@ -71,16 +75,27 @@ class PatchBank:
         self.patch_image = patch_image
         self.calibration = calibration
         self.manifest = manifest
+        self.index = index
         self.search = PatchSearch(patches, device=search_device, threads=search_threads, levels=manifest.levels)
+        if index is not None and search_device == "cpu":
+            self.search = IndexedSearch(self.search, index, threads=search_threads)
 
     @classmethod
-    def sealed(cls, *, patches: Float32, patch_image: Int, calibration: Float32, manifest: BankManifest) -> "PatchBank":
+    def sealed(
+        cls,
+        *,
+        patches: Float32,
+        patch_image: Int,
+        calibration: Float32,
+        manifest: BankManifest,
+        index: PatchIndex | None = None,
+    ) -> "PatchBank":
         """A new bank, its ``bank_id`` filled in from its content."""
         # as it will be read: a whole number given for a ratio is hashed as the fraction it becomes
         manifest = _MANIFEST.validate_json(json.dumps(_described(manifest)))
-        bank_id = content_id(manifest, patches, patch_image, calibration)
+        bank_id = content_id(manifest, patches, patch_image, calibration, index)
         sealed = dataclasses.replace(manifest, bank_id=bank_id)
-        return cls(patches=patches, patch_image=patch_image, calibration=calibration, manifest=sealed)
+        return cls(patches=patches, patch_image=patch_image, calibration=calibration, manifest=sealed, index=index)
 
     def distances(self, embedding: Embedding, mask: PatchMask) -> PatchDistances:
         """How far each foreground patch lies from the bank; masked-out patches get distance 0, row -1."""
@@ -102,6 +117,7 @@ class PatchBank:
             "patches": self.patches,
             "patch_image": np.ascontiguousarray(self.patch_image, np.int32),
             "calibration": self.calibration,
+            **({} if self.index is None else self.index.tensors()),
         }
         manifest_json = json.dumps(_described(self.manifest), sort_keys=True)
         try:
@@ -133,8 +149,9 @@ class PatchBank:
         path = name or path
         manifest = _parse_manifest(manifest_json, path)
         _check_tensors(tensors, manifest, path)
+        index = _read_index(tensors, manifest, path)
         found_id = content_id(
-            manifest, tensors["patches"], tensors["patch_image"].astype(np.int64), tensors["calibration"]
+            manifest, tensors["patches"], tensors["patch_image"].astype(np.int64), tensors["calibration"], index
         )
         if found_id != manifest.bank_id:
             raise BankError(
@@ -146,6 +163,7 @@ class PatchBank:
             patch_image=tensors["patch_image"].astype(np.int64),
             calibration=tensors["calibration"],
             manifest=manifest,
+            index=index,
             search_device=search_device,
             search_threads=search_threads,
         )
@@ -167,12 +185,15 @@ def read_manifest(path: Path) -> BankManifest:
     return _parse_manifest(manifest_json, path)
 
 
-def content_id(manifest: BankManifest, patches: Float32, patch_image: Int, calibration: Float32) -> str:
+def content_id(
+    manifest: BankManifest, patches: Float32, patch_image: Int, calibration: Float32, index: PatchIndex | None = None
+) -> str:
     """SHA-256 over the tensors and every field of the manifest but ``bank_id`` itself."""
     digest = hashlib.sha256()
     described = {key: value for key, value in _described(manifest).items() if key != "bank_id"}
     digest.update(json.dumps(described, sort_keys=True).encode())
-    for tensor in (patches, np.asarray(patch_image, np.int32), calibration):
+    lists = () if index is None else index.tensors().values()
+    for tensor in (patches, np.asarray(patch_image, np.int32), calibration, *lists):
         digest.update(f"{tensor.dtype.str}{tensor.shape}".encode())
         digest.update(np.ascontiguousarray(tensor).data)
     return digest.hexdigest()
@@ -254,6 +275,7 @@ def _check_ranges(manifest: BankManifest) -> None:
         manifest.tiling is None or manifest.tiling.fits(manifest.grid_hw),
         manifest.cycle_ms is None or (math.isfinite(manifest.cycle_ms) and manifest.cycle_ms > 0),
         all(map(_is_sound, manifest.precisions)),
+        manifest.index is None or _in_range(manifest.index),
     )
     if not all(holds):
         raise ValueError("a value is out of its range")
@@ -264,6 +286,34 @@ def _is_sound(certified: CertifiedPrecision) -> bool:
     texts = (*certified.features, certificate.runtime, certificate.made_at, certificate.made_by)
     times_ms = (certified.embedding_ms, certified.fp32_embedding_ms)
     return all(map(str.isprintable, texts)) and all(math.isfinite(time_ms) and time_ms > 0 for time_ms in times_ms)
+
+
+def _in_range(index: IndexCertificate) -> bool:
+    differences = index.p99_score_difference, index.largest_score_difference, index.seconds
+    counts = 1 <= index.lists_read <= index.n_lists and min(index.n_images, index.flips) >= 0
+    return counts and 0 <= index.recall <= 1 and all(math.isfinite(one) and one >= 0 for one in differences)
+
+
+def _read_index(tensors: dict[str, Any], manifest: BankManifest, path: Path) -> PatchIndex | None:
+    """The index that the manifest certifies; None where it has none.
+
+    Raises:
+        BankError: it is missing or does not fit the patches.
+    """
+    if manifest.index is None:
+        return None
+    (n_patches, dim), certified = tensors["patches"].shape, manifest.index
+    try:
+        return index_of(
+            tensors,
+            dim=dim,
+            n_patches=n_patches,
+            levels=manifest.levels,
+            n_lists=certified.n_lists,
+            lists_read=certified.lists_read,
+        )
+    except ValueError as error:
+        raise BankError(f"bank {path} cannot be searched: {error}; rerun edge-uad build-bank") from error
 
 
 def _check_tensors(tensors: dict[str, Any], manifest: BankManifest, path: Path) -> None:

@@ -57,16 +57,16 @@ class PatchSearch:
         levels: int = 1,
         product_bytes: int = PRODUCT_BYTES,
     ) -> None:
-        session = _open_session(threads) if device == "cpu" else None
-        self._n_patches = len(patches)
+        session = open_session(threads) if device == "cpu" else None
+        self.n_patches = len(patches)
         self.levels = [
-            _LevelSearch(level, session=session, product_bytes=product_bytes) for level in split_levels(patches, levels)
+            LevelSearch(level, session=session, product_bytes=product_bytes) for level in split_levels(patches, levels)
         ]
 
     def using(self, *, threads: int) -> "PatchSearch":
         """The same search on the CPU by so many threads, of the same patches in memory; 0 for one per core."""
         other = copy(self)
-        other.levels = [level.using(_open_session(threads)) for level in self.levels]
+        other.levels = [level.using(threads=threads) for level in self.levels]
         return other
 
     def nearest(self, queries: Float32, neighbours: int = 1) -> tuple[Float32, Int]:
@@ -80,7 +80,7 @@ class PatchSearch:
             Squared distances float32 (n, k), ascending, 0..4: the mean over the levels, each by its own neighbours;
             rows int64 (n, k), the first level's. Where the bank holds fewer than k patches, k is their number.
         """
-        k = min(neighbours, self._n_patches)
+        k = min(neighbours, self.n_patches)
         found = [
             level.nearest(part, k)
             for level, part in zip(self.levels, split_levels(queries, len(self.levels)), strict=True)
@@ -101,8 +101,8 @@ class PatchSearch:
         return PatchDistances(squared=squared, nearest=rows, grid_hw=embedding.grid_hw)
 
 
-class _LevelSearch:
-    """The search at one level. May be used by several threads at once.
+class LevelSearch:
+    """The exact search at one level. May be used by several threads at once.
 
     Args:
         patches: float32 (M, d), unit norm, C-contiguous.
@@ -111,21 +111,21 @@ class _LevelSearch:
     """
 
     def __init__(self, patches: Float32, *, session: Any, product_bytes: int) -> None:
-        self._patches = patches
+        self.patches = patches
         self._session = session
         self._product_bytes = product_bytes
         self._gpu_index = _gpu_index(patches) if session is None else None
 
-    def using(self, session: Any) -> "_LevelSearch":
-        """The same patches, searched by another session of the search's graph."""
-        return _LevelSearch(self._patches, session=session, product_bytes=self._product_bytes)
+    def using(self, *, threads: int) -> "LevelSearch":
+        """The same patches in memory, searched on the CPU by so many threads; 0 for one per core."""
+        return LevelSearch(self.patches, session=open_session(threads), product_bytes=self._product_bytes)
 
     def nearest(self, queries: Float32, k: int) -> tuple[Float32, Int]:
         """Squared distances float32 (n, k), ascending, and rows int64 (n, k) of queries (n, d), unit norm."""
         squared, rows = np.empty((len(queries), k), np.float32), np.empty((len(queries), k), np.int64)
         for start in range(0, len(queries), QUERY_ROWS):
             some = slice(start, start + QUERY_ROWS)
-            squared[some], rows[some] = self._distances_of(queries[some], self._best_rows(queries[some], k))
+            squared[some], rows[some] = self.distances_of(queries[some], self._best_rows(queries[some], k))
         return squared, rows
 
     def _best_rows(self, queries: Float32, k: int) -> Int:
@@ -136,15 +136,15 @@ class _LevelSearch:
         block_rows = max(k, self._product_bytes // (4 * len(queries)))
         cosines = np.empty((len(queries), 0), np.float32)
         rows = np.empty((len(queries), 0), np.int64)
-        for start in range(0, len(self._patches), block_rows):
-            block = self._patches[start : start + block_rows]
-            best, best_rows = _best_of(self._session, queries, block, min(k, len(block)))
+        for start in range(0, len(self.patches), block_rows):
+            block = self.patches[start : start + block_rows]
+            best, best_rows = best_of(self._session, queries, block, min(k, len(block)))
             cosines, rows = _best_of_both(cosines, rows, best, best_rows + start, k)
         return rows
 
-    def _distances_of(self, queries: Float32, rows: Int) -> tuple[Float32, Int]:
-        """Squared distances, ascending, and the rows in the same order."""
-        cosines = np.vecdot(queries[:, None, :], self._patches[rows])
+    def distances_of(self, queries: Float32, rows: Int) -> tuple[Float32, Int]:
+        """Squared distances float32 (n, k), ascending, of queries (n, d) and rows (n, k); the rows in that order."""
+        cosines = np.vecdot(queries[:, None, :], self.patches[rows])
         # unit norm: ‖a − b‖² = 2 − 2·cos; rounding can leave the range by an ulp
         squared: Float32 = np.clip(2 - 2 * cosines, 0, FARTHEST)
         order = np.argsort(squared, axis=1, kind="stable")
@@ -167,7 +167,8 @@ def split_levels(rows: Float32, levels: int) -> list[Float32]:
     return [np.ascontiguousarray(part * scale, np.float32) for part in np.split(rows, levels, axis=1)]
 
 
-def _best_of(session: Any, queries: Float32, patches: Float32, k: int) -> tuple[Float32, Int]:
+def best_of(session: Any, queries: Float32, patches: Float32, k: int) -> tuple[Float32, Int]:
+    """The k highest products float32 (n, k) of each of queries (n, d) with patches (m, d), and their rows (n, k)."""
     best, rows = session.run(None, {"queries": queries, "patches": patches, "k": np.array([k], np.int64)})
     return best, rows
 
@@ -182,8 +183,11 @@ def _best_of_both(cosines: Float32, rows: Int, others: Float32, other_rows: Int,
 
 
 @cache
-def _open_session(threads: int) -> Any:
-    """One session for all banks: it holds threads and working memory, the bank is an input."""
+def open_session(threads: int) -> Any:
+    """The search's graph, run by so many threads of the CPU; 0 for one per core.
+
+    One session for all banks: it holds threads and working memory, the bank is an input.
+    """
     options = cpu_session_options(threads)
     options.enable_mem_pattern = False  # it would keep a plan for every number of foreground patches ever seen
     return ort.InferenceSession(NEAREST_GRAPH.read_bytes(), options, providers=["CPUExecutionProvider"])

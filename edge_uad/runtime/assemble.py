@@ -12,6 +12,7 @@ from edge_uad.errors import BankError, ModelError, SettingsError
 from edge_uad.inference.backbones import CPU_PROVIDERS
 from edge_uad.inference.backbones.tiled import tiled
 from edge_uad.inference.bank import PatchBank, read_manifest, short_id
+from edge_uad.inference.index import describe_search
 from edge_uad.inference.inspector import Embedder, Inspector
 from edge_uad.inference.preprocess import Preprocessor
 from edge_uad.interfaces import Backbone, VerdictSink
@@ -158,6 +159,8 @@ def load_inspector(
         log.warning("bank %s is judged in fp32: %s", bank_path, chosen.reason)
     elif chosen.precision != "fp32":
         log.info("bank %s is judged in %s, for which it is certified", bank_path, chosen.precision)
+    if (search := describe_search(manifest, search_device)) is not None:
+        log.info("bank %s is %s", short_id(manifest.bank_id), search)
     embedder = bank_embedder(chosen.backbone, manifest, on_stage=on_stage)
     judging = partial(Inspector, precision=chosen.precision, precision_reason=chosen.reason)
     if chosen.on_one_core is None:

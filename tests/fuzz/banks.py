@@ -1,6 +1,7 @@
 """Any file is the bank that was saved or a BankError: the reader of bank files.
 
 Each input is a right bank with bytes changed, inserted or cut off; a third of them has a manifest of the fuzzer's own.
+Half of the banks have an index.
 """
 
 import json
@@ -17,14 +18,15 @@ from tests.banks import random_bank
 
 TARGET = Path("build/fuzz/bank.safetensors")
 TARGET.parent.mkdir(parents=True, exist_ok=True)
-random_bank(n_patches=4).save(TARGET)
-WHOLE = TARGET.read_bytes()
-HEADER_BYTES = struct.unpack("<Q", WHOLE[:8])[0]
+WHOLE = []
+for indexed in (False, True):
+    random_bank(n_patches=4, indexed=indexed).save(TARGET)
+    WHOLE.append(TARGET.read_bytes())
 
 
 def changed_bank(given: atheris.FuzzedDataProvider) -> bytes:
     """A bank file with something wrong."""
-    content = bytearray(WHOLE)
+    content = bytearray(given.PickValueInList(WHOLE))
     if given.ConsumeIntInRange(0, 2) == 0:
         return bytes(_with_manifest(content, given))
     for _ in range(given.ConsumeIntInRange(0, 4)):
@@ -40,7 +42,8 @@ def changed_bank(given: atheris.FuzzedDataProvider) -> bytes:
 
 
 def _with_manifest(content: bytearray, given: atheris.FuzzedDataProvider) -> bytearray:
-    header = json.loads(content[8 : 8 + HEADER_BYTES])
+    header_bytes = struct.unpack("<Q", content[:8])[0]
+    header = json.loads(content[8 : 8 + header_bytes])
     manifest = json.loads(header["__metadata__"]["edge_uad_manifest"])
     key = given.PickValueInList(sorted(manifest))
     manifest[key] = given.PickValueInList(
@@ -49,7 +52,7 @@ def _with_manifest(content: bytearray, given: atheris.FuzzedDataProvider) -> byt
     header["__metadata__"]["edge_uad_manifest"] = json.dumps(manifest)
     packed = json.dumps(header).encode()
     packed += b" " * (-len(packed) % 8)
-    return bytearray(struct.pack("<Q", len(packed)) + packed + content[8 + HEADER_BYTES :])
+    return bytearray(struct.pack("<Q", len(packed)) + packed + content[8 + header_bytes :])
 
 
 def one_input(content: bytes) -> None:

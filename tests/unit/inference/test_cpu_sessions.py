@@ -35,7 +35,7 @@ def test_they_never_spin_where_it_would_have_no_bound(version: str) -> None:
 
 def test_the_backbone_and_the_search_wait_alike() -> None:
     assert entries_of(session_options(1)) == entries_of(cpu_session_options(1))
-    assert entries_of(search._open_session(1).get_session_options()) == entries_of(cpu_session_options(1))
+    assert entries_of(search.open_session(1).get_session_options()) == entries_of(cpu_session_options(1))
 
 
 def test_the_runtime_takes_the_duration_as_it_is_meant(capfd: pytest.CaptureFixture[str]) -> None:
