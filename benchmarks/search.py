@@ -1,13 +1,15 @@
 """Search time against bank size: one frame's patches in banks of 10³ to 10⁷ by every method at hand.
 
-    python -m benchmarks.search [--max-size 1000000]
+    python -m benchmarks.search [--max-size 1000000] [--method edge-uad --method "edge-uad in lists"]
 
 Exact: edge-uad's own search, faiss, one product in numpy, and a product over the leading principal components that
-spares the patches which the Cauchy-Schwarz bound rules out. Approximate, with recall: faiss IVF and HNSW.
+spares the patches which the Cauchy-Schwarz bound rules out. Approximate, with recall: edge-uad's search in lists, and
+faiss IVF and HNSW. All search one level; a bank of several takes so many times as long, whatever searches it.
 """
 
 import argparse
 import sys
+import tracemalloc
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -16,12 +18,14 @@ from time import perf_counter, process_time, sleep
 import faiss
 import numpy as np
 
+from bank_tools.bank.index import SAME_DISTANCE, build_index
 from bank_tools.bench.clock import seconds_of
 from bank_tools.bench.frames import DRAWN_FRAMES, bank_of, bank_of_size, decoded, packaged_frames
 from bank_tools.report.charts import LineChart, Spread
 from benchmarks.report import Report, Table, options_of, say
 from edge_uad.inference.bank import PatchBank
-from edge_uad.inference.search import PatchSearch
+from edge_uad.inference.index import IndexedSearch
+from edge_uad.inference.search import PatchSearch, split_levels
 from edge_uad.progress import SilentProgress
 from edge_uad.records import Float32, Geometry, Int
 from edge_uad.runtime.assemble import make_embedder
@@ -40,8 +44,10 @@ IVF_PROBES, IVF_LISTS_MOST, IVF_SAMPLES_PER_LIST, IVF_ROUNDS = 16, 4096, 40, 10
 HNSW_LINKS, HNSW_BUILD_DEPTH, HNSW_SEARCH_DEPTH = 32, 80, 64
 PREFIX_DIM, PREFIX_BLOCK_ROWS = 128, 8192
 IDLE_RATIO, REST_STEP_S = 0.05, 0.01
-SAME_DISTANCE = 4e-6
-"""Squared distances that differ by less are one: twice the rounding of float32."""
+OWN_SIZE = 10_000
+"""The exact search of so many patches has its turn at every larger size, too: what an index is measured by."""
+
+IN_LISTS = "edge-uad in lists"
 
 Search = Callable[[Float32], Int]
 """From queries (n, D) to the rows of their nearest patches, (n,)."""
@@ -70,6 +76,12 @@ class Measured:
     build_s: float
     recall: float
     """Share of the patches for which none nearer than the row found is in the bank."""
+    excess_ratio: float
+    """How much farther than the nearest ones the rows found are, in the mean of the squared distances."""
+    build_bytes: int = 0
+    """Memory beside the patches that building took at most."""
+    kept_bytes: int = 0
+    """And what the search keeps of it."""
 
     @property
     def median_ms(self) -> float:
@@ -83,6 +95,8 @@ class Comparison:
 
     measured: list[Measured] = field(default_factory=list)
     left_out: list[str] = field(default_factory=list)
+    own_ms: dict[int, float] = field(default_factory=dict)
+    """Median of the exact search of OWN_SIZE patches, measured in turn with those of each larger size."""
 
     def of(self, method: str, size: int) -> Measured | None:
         """What was measured of a method at a size."""
@@ -96,13 +110,15 @@ def main() -> int:
     report = Report(
         name="search",
         title="Search",
-        about=f"One frame's {len(queries)} foreground patches of {queries.shape[1]} numbers, searched in banks drawn "
-        f"around the {len(bank.patches):,} patches of {DRAWN_FRAMES} other frames of the packaged picture. In each "
-        "round every method has its turn, the first call of each turn unmeasured.",
+        about=f"One frame's {len(queries)} foreground patches of {queries.shape[1]} numbers, one of "
+        f"{bank.manifest.levels} levels, searched in banks drawn around the {len(bank.patches):,} patches of "
+        f"{DRAWN_FRAMES} other frames of the packaged picture. In each round every method has its turn, the first call "
+        "of each turn unmeasured.",
     )
     comparison = Comparison()
+    chosen = [method for method in METHODS if method.name in (options.method or names())]
     for size in sizes:
-        compare_at(size, bank, queries, comparison, quick=options.quick)
+        compare_at(size, chosen, bank, queries, comparison, quick=options.quick)
     add_results(report, comparison, sizes)
     report.close(options)
     return 0
@@ -111,14 +127,17 @@ def main() -> int:
 def parsed() -> argparse.Namespace:
     parser = options_of(__doc__)
     parser.add_argument("--max-size", type=int, default=SIZES[-1], metavar="M", help="of the largest bank")
+    parser.add_argument(
+        "--method", action="append", choices=names(), help="compare these alone; all where none is named"
+    )
     return parser.parse_args()
 
 
 def real_patches() -> tuple[PatchBank, Float32]:
-    """A bank of the default backbone's patches, and those of a frame that it has not seen."""
+    """A bank of the default backbone's patches, and the first level of those of a frame that it has not seen."""
     frames = packaged_frames(DRAWN_FRAMES + 1)
     backbone = load_backbone(Path(provide_default_model()))
-    bank = bank_of(frames, backbone, SilentProgress())
+    bank = bank_of(frames, backbone, SilentProgress(), max_patches=None)
     manifest = bank.manifest
     embedder = make_embedder(
         backbone,
@@ -128,29 +147,44 @@ def real_patches() -> tuple[PatchBank, Float32]:
         bpm_threshold=manifest.bpm_threshold,
     )
     seen = embedder.embed(decoded(frames.messages[-1]).image)
-    return bank, np.ascontiguousarray(seen.embedding.tokens[seen.mask.foreground])
+    return bank, split_levels(seen.embedding.tokens[seen.mask.foreground], manifest.levels)[0]
 
 
-def compare_at(size: int, bank: PatchBank, queries: Float32, comparison: Comparison, *, quick: bool) -> None:
+def compare_at(
+    size: int, methods: Sequence[Method], bank: PatchBank, queries: Float32, comparison: Comparison, *, quick: bool
+) -> None:
     """Measure every method that can be at this size."""
     part_size = min(size, WHOLE_MOST)
-    patches = bank_of_size(bank, part_size).patches
+    patches = split_levels(bank_of_size(bank, part_size).patches, bank.manifest.levels)[0]
     truth = PatchSearch(patches).nearest(queries)[0][:, 0]
-    ready: list[tuple[Method, Search, float]] = []
-    for method in METHODS:
+    ready: list[tuple[Method, Search, float, tuple[int, int]]] = []
+    for method in methods:
         reason = why_not(method, size, patches.nbytes, comparison)
         if reason:
             comparison.left_out.append(f"{method.name} at {size:,}: {reason}")
             continue
         say(f"{size:,} patches: {method.name}")
+        tracemalloc.start()
         started_s = perf_counter()
         search = method.build(patches)
-        ready.append((method, search, perf_counter() - started_s))
-    seconds = rounds([search for _, search, _ in ready], queries, size // part_size, quick=quick)
-    for (method, search, build_s), taken in zip(ready, seconds, strict=True):
+        built_s = perf_counter() - started_s
+        kept_bytes, most_bytes = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        ready.append((method, search, built_s, (most_bytes, kept_bytes)))
+    searches = [search for _, search, _, _ in ready]
+    if size > OWN_SIZE:
+        searches.append(edge_uad_search(patches[:: len(patches) // OWN_SIZE][:OWN_SIZE]))
+    n_parts = size // part_size
+    seconds = rounds(searches, queries, [n_parts] * len(ready) + [1] * (len(searches) - len(ready)), quick=quick)
+    if size > OWN_SIZE:
+        comparison.own_ms[size] = float(np.median(seconds.pop())) * 1000
+    for (method, search, build_s, (most_bytes, kept_bytes)), taken in zip(ready, seconds, strict=True):
         found = squared_distances(queries, patches[search(queries)])
         recall = float(np.mean(found <= truth + SAME_DISTANCE))
-        comparison.measured.append(Measured(method.name, size, taken, build_s, recall))
+        excess_ratio = max(float(found.mean() / truth.mean()) - 1, 0)
+        comparison.measured.append(
+            Measured(method.name, size, taken, build_s, recall, excess_ratio, most_bytes, kept_bytes)
+        )
 
 
 def why_not(method: Method, size: int, patches_bytes: int, comparison: Comparison) -> str | None:
@@ -167,18 +201,21 @@ def why_not(method: Method, size: int, patches_bytes: int, comparison: Compariso
     return None
 
 
-def rounds(searches: Sequence[Search], queries: Float32, n_parts: int, *, quick: bool) -> list[list[float]]:
+def rounds(searches: Sequence[Search], queries: Float32, n_parts: Sequence[int], *, quick: bool) -> list[list[float]]:
     """Seconds of each search, taken in turn, each once the threads of the one before have come to rest."""
-    first_s = [seconds_of(lambda search=search: search(queries)) * n_parts for search in searches]
+    first_s = [
+        seconds_of(lambda search=search: search(queries)) * parts
+        for search, parts in zip(searches, n_parts, strict=True)
+    ]
     least, most = (1, 2) if quick else REPETITIONS
     n_rounds = [min(max(int(BUDGET_S / 2 / max(one, 1e-9)), least), most) for one in first_s]
     seconds: list[list[float]] = [[] for _ in searches]
     for turn in range(max(n_rounds)):
-        for search, wanted, taken in zip(searches, n_rounds, seconds, strict=True):
+        for search, parts, wanted, taken in zip(searches, n_parts, n_rounds, seconds, strict=True):
             if turn < wanted:
                 await_rest()
                 search(queries)
-                taken.append(sum(seconds_of(lambda search=search: search(queries)) for _ in range(n_parts)))
+                taken.append(sum(seconds_of(lambda search=search: search(queries)) for _ in range(parts)))
     return seconds
 
 
@@ -193,6 +230,11 @@ def await_rest() -> None:
 
 def edge_uad_search(patches: Float32) -> Search:
     search = PatchSearch(patches)
+    return lambda queries: search.nearest(queries)[1][:, 0]
+
+
+def in_lists(patches: Float32) -> Search:
+    search = IndexedSearch(PatchSearch(patches), build_index(patches, levels=1, seed=0))
     return lambda queries: search.nearest(queries)[1][:, 0]
 
 
@@ -284,6 +326,7 @@ METHODS = (
     Method("faiss flat", faiss_flat, in_parts=True),
     Method("numpy product", numpy_product),
     Method("pruned by components", pruned),
+    Method(IN_LISTS, in_lists, exact=False, growth=1.5),
     Method(f"faiss IVF, {IVF_PROBES} lists read", faiss_ivf, exact=False, growth=3.2),
     Method(f"faiss HNSW, {HNSW_LINKS} links", faiss_hnsw, exact=False, growth=1.5),
 )
@@ -320,10 +363,11 @@ def add_results(report: Report, comparison: Comparison, sizes: Sequence[int]) ->
             str(len(one.seconds)),
             f"{one.build_s:.1f}",
             f"{one.recall:.3f}",
+            f"{100 * one.excess_ratio:.2f}",
         ]
         for one in sorted(comparison.measured, key=lambda one: (one.size, names().index(one.method)))
     ]
-    columns = ("method", "patches", "median ms", "least ms", "times", "built in s", "recall")
+    columns = ("method", "patches", "median ms", "least ms", "times", "built in s", "recall", "farther by %")
     report.add(Table("one frame's search", columns, rows, note=note_of(comparison, sizes)))
     series = {
         method.name: [spread_of(comparison.of(method.name, size)) for size in sizes]
@@ -343,6 +387,7 @@ def add_results(report: Report, comparison: Comparison, sizes: Sequence[int]) ->
     report.facts |= {
         "measured": [asdict(one) | {"median_ms": one.median_ms} for one in comparison.measured],
         "left_out": comparison.left_out,
+        "own_ms": comparison.own_ms,
     }
 
 
@@ -356,12 +401,27 @@ def spread_of(one: Measured | None) -> Spread | None:
 
 def note_of(comparison: Comparison, sizes: Sequence[int]) -> str:
     """Where approximate methods become faster, and what was left out."""
-    sentences = [crossover(method, comparison, sizes) for method in METHODS if not method.exact]
+    measured = [method for method in METHODS if any(comparison.of(method.name, size) for size in sizes)]
+    sentences = [crossover(method, comparison, sizes) for method in measured if not method.exact]
+    sentences += lists_against_own(comparison)
     if sizes[-1] > WHOLE_MOST:
         sentences.append(f"Above {WHOLE_MOST:,} a bank is searched as parts of that size, one after the other.")
     if comparison.left_out:
         sentences.append(f"Left out: {'; '.join(comparison.left_out)}.")
     return " ".join(sentences)
+
+
+def lists_against_own(comparison: Comparison) -> Iterator[str]:
+    """What searching in lists takes against the exact search of OWN_SIZE patches, in turn with it."""
+    for size, own_ms in comparison.own_ms.items():
+        one = comparison.of(IN_LISTS, size)
+        if one is not None:
+            yield (
+                f"{IN_LISTS} takes {one.median_ms / own_ms:.2f} times as long at {size:,} as the exact search of "
+                f"{OWN_SIZE:,} in turn with it ({one.median_ms:.1f} against {own_ms:.1f} ms), is built in "
+                f"{one.build_s:.1f} s with at most {one.build_bytes / 2**20:.0f} MiB beside the patches, and keeps "
+                f"{one.kept_bytes / 2**20:.0f} MiB."
+            )
 
 
 def crossover(method: Method, comparison: Comparison, sizes: Sequence[int]) -> str:

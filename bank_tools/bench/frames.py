@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 from bank_tools.bank.build import MIN_IMAGES, build_bank, embed_all
-from bank_tools.bank.recipe import embedder_for, recipe_for
+from bank_tools.bank.recipe import DEFAULT_MAX_PATCHES, embedder_for, recipe_for
 from edge_uad.errors import FrameError, UsageError
 from edge_uad.inference.bank import PatchBank
 from edge_uad.interfaces import Backbone
@@ -144,9 +144,14 @@ def stamped_now(message: FrameMessage, *, station: str, frame_id: int) -> FrameM
 
 
 def bank_of(
-    frames: EncodedFrames, backbone: Backbone, progress: Progress, *, geometry: Geometry = Geometry.STRETCH
+    frames: EncodedFrames,
+    backbone: Backbone,
+    progress: Progress,
+    *,
+    geometry: Geometry = Geometry.STRETCH,
+    max_patches: int | None = DEFAULT_MAX_PATCHES,
 ) -> PatchBank:
-    """A bank of every foreground patch of the first frames.
+    """A bank of the foreground patches of the first frames, so many at most, without an index.
 
     Raises:
         UsageError: a single frame, or frames that hold nothing to learn from.
@@ -154,7 +159,9 @@ def bank_of(
     messages = frames.messages[:DRAWN_FRAMES]
     if len(messages) < MIN_IMAGES:
         raise UsageError(f"one frame makes no bank: name {MIN_IMAGES} images or more, or a bank with --bank")
-    recipe = replace(recipe_for(backbone.card), coreset_ratio=1.0, geometry=geometry)
+    recipe = replace(
+        recipe_for(backbone.card), coreset_ratio=1.0, geometry=geometry, max_patches=max_patches, index="never"
+    )
     embedder = embedder_for(backbone, recipe)
     images = embed_all(map(decoded, messages), embedder, len(messages), progress)
     return build_bank(images, recipe=recipe, embedder=embedder, progress=progress).bank

@@ -25,7 +25,7 @@ REST_WEIGHT = 0.75
 lengths, times this, stands for their product. Measured on several products' patches: 0.75 finds more than 0 or 0.5."""
 PER_LIST, KEPT = 8, 16
 """Candidates of a list, and of all lists, that are compared exactly; for more than one neighbour at least twice k."""
-FAR_RATIO = 0.05
+FAR_RATIO = 0.02
 """The patches farthest from the bank, of which the score is made, are searched in more lists, with more candidates."""
 FAR_FACTOR = 8
 FAR_KEPT = 64
