@@ -20,14 +20,14 @@ from edge_uad.records import Float32, IndexCertificate, Int, PatchDistances
 
 PAYS_FROM = 20_000
 """Patches from which on a bank gets lists by itself (``benchmarks/search.py`` has the times)."""
-SHORT_DIM = 96
-LISTS_PER_ROOT = 1.0
+SHORT_DIM = 64
+LISTS_PER_ROOT = 2.0
 """So many times the square root of the patches are the lists. More of them are more calls, fewer are longer ones."""
 WIDTHS = (4, 8, 16, 32)
 """Lists read, from the fastest on; the first that holds what is promised is taken."""
 COMPONENT_ROWS, ROWS_PER_LIST, ROUNDS, BLOCK_ROWS = 20_000, 40, 10, 4096
-FOLDS_MOST = 5
-"""Folds of calibration whose coresets get lists; more would cost more than they tell."""
+FOLDS_ENOUGH, IMAGES_ENOUGH = 5, 30
+"""Folds of calibration whose coresets get lists, and images compared in them; more would cost more than they tell."""
 
 LEAST_RECALL = 0.95
 SCORE_RATIO = 0.01
@@ -96,7 +96,7 @@ class IndexTrial:
         """Make the lists of the next fold's coreset, where it is one of those that get some."""
         started_s = perf_counter()
         self._searches = []
-        if self._folds < FOLDS_MOST:
+        if self._folds < FOLDS_ENOUGH or len(self._exact) < IMAGES_ENOUGH:
             self._folds += 1
             recipe = self._recipe
             index = build_index(patches, levels=recipe.levels, seed=recipe.seed, threads=recipe.search_threads)

@@ -8,7 +8,7 @@ a part look worse, never better. How often that happens is measured where the ba
 """
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from copy import copy
 from dataclasses import dataclass
@@ -31,6 +31,7 @@ FAR_FACTOR = 8
 FAR_KEPT = 64
 QUERY_ROWS = 4096
 EXACT_ROWS = 64
+"""Queries whose candidates are compared at a time: what a processor's cache can hold."""
 UNIT_TOLERANCE = 1e-3
 
 
@@ -85,16 +86,15 @@ class IndexedSearch(PatchSearch):
 
     def __init__(self, exact: PatchSearch, index: PatchIndex, *, threads: int = 0) -> None:
         self.n_patches = exact.n_patches
-        self._lists = [
+        self.levels = [
             _IndexedLevel(level, lists, _short_patches(level.patches, lists), index.lists_read, threads)
             for level, lists in zip(exact.levels, index.levels, strict=True)
         ]
-        self.levels = [*self._lists]
 
     def reading(self, lists: int) -> "IndexedSearch":
         """The same search of the same patches in memory, with so many lists read by each query."""
         other = copy(self)
-        other.levels = [level.reading(lists) for level in self._lists]
+        other.levels = [level.reading(lists) for level in self.levels if isinstance(level, _IndexedLevel)]
         return other
 
 
@@ -154,10 +154,13 @@ class _IndexedLevel(LevelSearch):
         """Fill ``squared`` and ``rows`` (n, k) with the nearest of the candidates (n, c), by their own vectors."""
         k = squared.shape[1]
         enough = (candidates >= 0).sum(axis=1) >= k
-        for start in range(0, len(queries), EXACT_ROWS):  # so many patches at a time as a processor's cache can hold
+
+        def compare(start: int) -> None:
             some = slice(start, start + EXACT_ROWS)
             found, found_rows = self.distances_of(queries[some], candidates[some])
             squared[some], rows[some] = found[:, :k], found_rows[:, :k]
+
+        self._share(compare, range(0, len(queries), EXACT_ROWS))
         if not enough.all():
             squared[~enough], rows[~enough] = self._exact.nearest(queries[~enough], k)
 
@@ -177,32 +180,37 @@ class _IndexedLevel(LevelSearch):
         lists = best_of(self._session, short, index.centroids, lists_read)[1].ravel()
         # the queries that read a list stand together: one product for each list
         pairs = np.argsort(lists, kind="stable")
+        asking = short[pairs // lists_read]
         read, first = np.unique(lists[pairs], return_index=True)
-        ends = np.append(first[1:], len(pairs))
+        spans = list(zip(index.starts[read], index.starts[read + 1], first, [*first[1:], len(pairs)], strict=True))
         products = np.full((len(pairs), per_list), -np.inf, np.float32)
         places = np.zeros((len(pairs), per_list), np.int64)
 
-        def read_lists(offset: int) -> None:
-            for one in range(offset, len(read), self._n_workers):
-                start, stop = index.starts[read[one]], index.starts[read[one] + 1]
-                if start == stop:
-                    continue
-                asking = pairs[first[one] : ends[one]]
-                k = min(per_list, int(stop - start))
-                best, rows = best_of(one_thread, short[asking // lists_read], self._short[start:stop], k)
-                products[asking, :k], places[asking, :k] = best, rows + start
+        def read_lists(some: int) -> None:
+            for start, stop, begin, end in spans[some :: self._n_workers]:
+                if k := min(per_list, int(stop - start)):
+                    best, rows = best_of(one_thread, asking[begin:end], self._short[start:stop], k)
+                    products[begin:end, :k] = best
+                    np.add(rows, start, out=places[begin:end, :k])
 
-        if self._n_workers == 1:
-            read_lists(0)
-        else:
-            list(_pool(self._n_workers).map(read_lists, range(self._n_workers)))
-        products, places = products.reshape(len(short), -1), places.reshape(len(short), -1)
+        self._share(read_lists, range(self._n_workers))
+        at = np.empty_like(pairs)
+        at[pairs] = np.arange(len(pairs))
+        products, places = products[at].reshape(len(short), -1), places[at].reshape(len(short), -1)
         if products.shape[1] > kept:
             best = np.argpartition(-products, kept - 1, axis=1)[:, :kept]
             products, places = np.take_along_axis(products, best, axis=1), np.take_along_axis(places, best, axis=1)
         rows = np.where(np.isneginf(products), -1, index.members[places])
         rows.sort(axis=1)  # of patches equally near the first, as the exact search has it
         return rows.astype(np.int64)
+
+    def _share(self, work: Callable[[int], None], parts: Sequence[int]) -> None:
+        """Do the parts, by as many threads as there are for it; the result depends on the parts alone."""
+        if self._n_workers == 1:
+            for one in parts:
+                work(one)
+        else:
+            list(_pool(self._n_workers).map(work, parts))
 
 
 def index_of(

@@ -5,6 +5,7 @@ import json
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -110,6 +111,9 @@ def test_a_frame_has_the_same_bits_by_any_number_of_threads() -> None:
     expected = indexed.nearest(queries, 3)
     for threads in (0, 1, 3):
         np.testing.assert_array_equal(indexed.using(threads=threads).nearest(queries, 3), expected)
+        by_one_list = indexed.reading(1).using(threads=threads)
+        assert isinstance(by_one_list, IndexedSearch)
+        np.testing.assert_array_equal(by_one_list.reading(4).nearest(queries, 3), expected)
 
 
 def test_several_threads_may_search_at_once() -> None:
@@ -180,7 +184,7 @@ def test_how_a_bank_is_searched_is_told_in_one_line() -> None:
     assert describe_search(manifest, "gpu") == "searched exactly on the GPU; its index is for the CPU"
 
 
-Change = Callable[[LevelIndex], dict[str, np.ndarray | None]]  # type: ignore[type-arg]  # of any dtype
+Change = Callable[[LevelIndex], dict[str, Any]]
 
 DAMAGES: dict[str, Change] = {
     "no members": lambda _: {"members": None},
