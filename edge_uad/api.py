@@ -27,6 +27,7 @@ from edge_uad.records import (
     Geometry,
     IndexChoice,
     Provider,
+    Rotations,
     SearchDevice,
     Tiling,
     UInt8,
@@ -178,6 +179,7 @@ class BankRecipe(TypedDict, total=False):
     geometry: Geometry | str
     roi: Box | None
     tiling: Tiling | None
+    rotations: Rotations | str
     bpm_kernel: int | None
     bpm_threshold: float | None
     top_ratio: float | None
@@ -235,6 +237,7 @@ def build_bank(
     from bank_tools.bank.embeddings import scratch_folder  # noqa: PLC0415
     from bank_tools.bank.precision_trial import possible_precisions, prepare_trial  # noqa: PLC0415
     from bank_tools.bank.recipe import embedder_for, recipe_for  # noqa: PLC0415
+    from bank_tools.bank.rotation import n_views  # noqa: PLC0415
     from bank_tools.bank.tail import weakness_of  # noqa: PLC0415
 
     progress = progress or SilentProgress()
@@ -261,7 +264,16 @@ def build_bank(
         progress=progress,
         folder=folder,
     )
-    embedded = embed_all(frames_of(source), embedder, total, progress, workers=workers, folder=folder, trial=trial)
+    embedded = embed_all(
+        frames_of(source),
+        embedder,
+        total,
+        progress,
+        workers=workers,
+        folder=folder,
+        trial=trial,
+        views=n_views(full.rotations),
+    )
     for name, reason in (*embedded.unreadable, *embedded.empty):
         log.warning("%s was skipped: %s", name, reason)
     built = build(embedded, recipe=full, embedder=embedder, progress=progress, exclude_outliers=exclude_outliers)
@@ -282,11 +294,13 @@ def _plain_values(recipe: BankRecipe) -> dict[str, Any]:
 
     Raises:
         TypeError: a tiling that is none.
-        ValueError: an unknown geometry.
+        ValueError: unknown geometry or rotations.
     """
     values: dict[str, Any] = {name: _plain(value) for name, value in recipe.items()}
     if "geometry" in values:
         values["geometry"] = Geometry(values["geometry"])
+    if "rotations" in values:
+        values["rotations"] = Rotations(values["rotations"])
     if values.get("roi") is not None:
         values["roi"] = tuple(map(_plain, values["roi"]))
     if not isinstance(values.get("tiling"), Tiling | None):

@@ -73,6 +73,17 @@ class Geometry(StrEnum):
     """To half the input size, zero-padded to the whole: the paper's for 32-pixel pictures."""
 
 
+class Rotations(StrEnum):
+    """In which orientations good parts are learned."""
+
+    NONE = "none"
+    """As they were taken: the default."""
+    QUARTER = "quarter"
+    """In all four, quarter turns of each other."""
+    AUTO = "auto"
+    """In all four where the good parts themselves call for it; a bank says what was decided."""
+
+
 def joined_width(join: Join, layers: tuple[int, ...]) -> int:
     """How many times as wide as one block's token the joined token of these blocks is."""
     return 1 if join == "mean" else len(layers)
@@ -404,6 +415,11 @@ class BankManifest:
     and its calibration are fp32."""
     index: IndexCertificate | None = None
     """The bank is searched in lists on the CPU; None where every patch is searched."""
+    rotations: Rotations = Rotations.NONE
+    """In which orientations the good images were learned: as they were taken, or in all four."""
+    turned_ratio: float | None = None
+    """How high unseen good parts score against turned views of the others, over how high against these as they were
+    taken: geometric means. It decided on the rotations; None where those were told."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -25,6 +25,7 @@ from bank_tools.bank.index import IndexTrial, IndexVerdict, build_index, wants_i
 from bank_tools.bank.mask_rule import decide_mask
 from bank_tools.bank.precision_trial import PrecisionTrial, RefusedPrecision, TrialScores
 from bank_tools.bank.recipe import Recipe
+from bank_tools.bank.rotation import embed_views, settle_rotations
 from bank_tools.bank.tail import threshold_of
 from edge_uad import __version__
 from edge_uad.errors import FrameError, UsageError
@@ -69,6 +70,8 @@ class GoodImages:
     """Of lower precisions, where any is tried."""
     trial_numbers: list[int | None] = field(default_factory=list)
     """Of each embedded image the number by which the trial knows it; None where it is not one of those tried."""
+    views: int = 1
+    """Embeddings of each image, quarter turns of each other, one after the other; the one as it was taken first."""
 
     @property
     def n_copies(self) -> int:
@@ -78,14 +81,14 @@ class GoodImages:
     def without(self, images: Collection[int]) -> "GoodImages":
         """All but these of the embedded images, numbered anew."""
         kept = [image for image in range(len(self.names)) if image not in images]
-        return GoodImages(
-            embeddings=self.embeddings.only(kept),
+        return replace(
+            self,
+            embeddings=self.embeddings.only(
+                [first + view for first in (image * self.views for image in kept) for view in range(self.views)]
+            ),
             names=[self.names[image] for image in kept],
             digests=[self.digests[image] for image in kept],
-            unreadable=self.unreadable,
-            empty=self.empty,
             sizes_hw=[self.sizes_hw[image] for image in kept],
-            trial=self.trial,
             trial_numbers=[self.trial_numbers[image] for image in kept],
         )
 
@@ -95,7 +98,8 @@ class _EmbeddedImage:
     """An image's embedding, or why it has none."""
 
     name: str
-    embedding: ForegroundEmbedding | None
+    embeddings: list[ForegroundEmbedding] | None
+    """One for each view."""
     digest: str | None
     """None where it could not be read."""
     reason: str = ""
@@ -113,6 +117,7 @@ def embed_all(
     workers: int = 1,
     folder: Path | None = None,
     trial: PrecisionTrial | None = None,
+    views: int = 1,
 ) -> GoodImages:
     """Embed every good image, so many at a time, while the next ones are read; list what cannot be used.
 
@@ -126,40 +131,44 @@ def embed_all(
         workers: images at a time.
         folder: of the temporary file of embeddings; None for the system's.
         trial: of lower precisions, which embeds some of the images, too.
+        views: quarter turns of each image, as the recipe's rotations need them.
 
     Raises:
         UsageError: the temporary file cannot be written.
     """
-    images = GoodImages(EmbeddingStore(folder), trial=trial)
+    images = GoodImages(EmbeddingStore(folder), trial=trial, views=views)
     with progress.step("embedding", total, "images") as done:
-        for embedded in in_order(partial(_embed_one, embedder, trial), frames, workers=workers):
+        for embedded in in_order(partial(_embed_one, embedder, trial, views), frames, workers=workers):
             _add(embedded, images)
             done(1)
     return images
 
 
-def _embed_one(embedder: Embedder, trial: PrecisionTrial | None, frame: Frame | UnreadableFrame) -> _EmbeddedImage:
+def _embed_one(
+    embedder: Embedder, trial: PrecisionTrial | None, views: int, frame: Frame | UnreadableFrame
+) -> _EmbeddedImage:
     name = name_of(frame)
     if isinstance(frame, UnreadableFrame):
         return _EmbeddedImage(name, None, None, frame.reason)
     digest = pixel_digest(frame.image)
     try:
-        embedding = embedder.embed(frame.image)
+        embeddings = embed_views(embedder, embedder.pixels(frame.image), views=views)
     except FrameError as error:
         return _EmbeddedImage(name, None, digest, str(error))
     tried = None
     if trial is not None and trial.tries(frame.frame_id):
         tried = trial.embed(frame.image, frame.frame_id)
-    return _EmbeddedImage(name, embedding, digest, hw=frame.hw, tried=tried)
+    return _EmbeddedImage(name, embeddings, digest, hw=frame.hw, tried=tried)
 
 
 def _add(embedded: _EmbeddedImage, images: GoodImages) -> None:
     if embedded.digest is None:
         images.unreadable.append((embedded.name, embedded.reason))
-    elif embedded.embedding is None:
+    elif embedded.embeddings is None:
         images.empty.append((embedded.name, embedded.reason))
     else:
-        images.embeddings.append(embedded.embedding)
+        for embedding in embedded.embeddings:
+            images.embeddings.append(embedding)
         number = None
         if images.trial is not None and embedded.tried is not None:
             number = images.trial.append(embedded.tried)
@@ -241,17 +250,18 @@ def build_bank(
         UsageError: fewer than two usable images, so that nothing could be calibrated; or a false-alarm rate so low that
             no part would ever be called anomalous.
     """
-    _check_number(len(images.embeddings))
+    _check_number(len(images.names))
     card = embedder.backbone.card
-    masked = settle_mask(images.embeddings, recipe, progress, levels=card.levels)
-    images, recipe = replace(images, embeddings=masked.embeddings), masked.recipe
+    rotated = settle_rotations(images.embeddings, recipe, progress)
+    masked = settle_mask(rotated.embeddings, rotated.recipe, progress, levels=card.levels, views=rotated.views)
+    images, recipe = replace(images, embeddings=masked.embeddings, views=rotated.views), masked.recipe
     found = _calibrate(images, recipe, card, progress)
     far = outliers(found.scores)
     cost = outlier_cost(found.scores, recipe.false_alarm_rate, seed=recipe.seed)
     odd = tuple(_scored_image(image, images, found, card) for image in far)
     if exclude_outliers and far:
         images = images.without(far)
-        _check_number(len(images.embeddings))
+        _check_number(len(images.names))
         found = _calibrate(images, recipe, card, progress)
     calibration = np.sort(found.scores)
     threshold = _threshold(calibration, recipe)
@@ -264,6 +274,7 @@ def build_bank(
         _manifest(images, recipe, card, threshold, n_patches=n_patches),
         index=indexed.certificate,
         background_ratio=masked.background_ratio,
+        turned_ratio=rotated.turned_ratio,
         pixel_threshold=pixel_threshold(found.hot_areas),
         n_excluded=len(far) if exclude_outliers else 0,
         precisions=certified,
@@ -271,7 +282,7 @@ def build_bank(
     )
     bank = PatchBank.sealed(
         patches=coreset.patches,
-        patch_image=coreset.patch_image,
+        patch_image=coreset.patch_image // images.views,
         calibration=calibration,
         manifest=manifest,
         index=index,
@@ -365,12 +376,12 @@ def _choose_coreset(images: EmbeddingStore, recipe: Recipe, progress: Progress) 
         )
 
 
-def _calibrate(good: GoodImages, recipe: Recipe, card: ModelCard, progress: Progress) -> _Calibration:
-    images = good.embeddings
-    squared = np.empty((len(images), card.grid_hw[0] * card.grid_hw[1]), np.float32)
-    hot_areas = np.empty(len(images), np.float32)
-    precision_trial = None if good.trial is None else good.trial.judged_by(recipe)
-    size = coreset_size(int(images.n_foreground.sum()), recipe.coreset_ratio, recipe.max_patches)
+def _calibrate(images: GoodImages, recipe: Recipe, card: ModelCard, progress: Progress) -> _Calibration:
+    n_images = len(images.names)
+    squared = np.empty((n_images, card.grid_hw[0] * card.grid_hw[1]), np.float32)
+    hot_areas = np.empty(n_images, np.float32)
+    precision_trial = None if images.trial is None else images.trial.judged_by(recipe)
+    size = coreset_size(int(images.embeddings.n_foreground.sum()), recipe.coreset_ratio, recipe.max_patches)
     index_trial = IndexTrial(recipe) if wants_index(recipe, size) else None
 
     def keep(image: int, distances: PatchDistances) -> None:
@@ -378,12 +389,12 @@ def _calibrate(good: GoodImages, recipe: Recipe, card: ModelCard, progress: Prog
         hot_areas[image] = hot_area_heat(heatmap(distances, card.input_hw))
 
     def judge(image: int, score: float, search: Search) -> None:
-        if precision_trial is not None and (number := good.trial_numbers[image]) is not None:
-            precision_trial.judge(number, search, fp32_score=score, digest=good.digests[image])
+        if precision_trial is not None and (number := images.trial_numbers[image]) is not None:
+            precision_trial.judge(number, search, fp32_score=score, digest=images.digests[image])
 
-    with progress.step("calibrating", len(images), "images") as done:
+    with progress.step("calibrating", n_images, "images") as done:
         scores = cross_scores(
-            images,
+            images.embeddings,
             coreset_ratio=recipe.coreset_ratio,
             max_patches=recipe.max_patches,
             seed=recipe.seed,
@@ -393,6 +404,7 @@ def _calibrate(good: GoodImages, recipe: Recipe, card: ModelCard, progress: Prog
             search_threads=recipe.search_threads,
             levels=recipe.levels,
             trial=index_trial,
+            views=images.views,
             on_scored=done,
             on_distances=keep,
             on_search=judge,
@@ -420,11 +432,12 @@ def _manifest(images: GoodImages, recipe: Recipe, card: ModelCard, threshold: fl
         reduced_decode=recipe.reduced_decode,
         levels=recipe.levels,
         tiling=recipe.tiling,
-        n_images=len(images.embeddings),
+        rotations=recipe.rotations,
+        n_images=len(images.names),
         n_unreadable=len(images.unreadable),
         n_empty=len(images.empty),
         n_patches=n_patches,
-        calibration_folds=fold_count(len(images.embeddings)),
+        calibration_folds=fold_count(len(images.names)),
         threshold=threshold,
         false_alarm_rate=recipe.false_alarm_rate,
         built_at=datetime.now(UTC).isoformat(timespec="seconds"),

@@ -72,6 +72,7 @@ def cross_scores(
     search_threads: int = 0,
     levels: int = 1,
     trial: IndexTrial | None = None,
+    views: int = 1,
     on_scored: Callable[[int], None] = lambda _: None,
     on_distances: Callable[[int, PatchDistances], None] = lambda _image, _distances: None,
     on_search: Callable[[int, float, Search], None] = lambda _image, _score, _search: None,
@@ -79,7 +80,7 @@ def cross_scores(
     """Score every good image against a coreset of the images of the other folds.
 
     Args:
-        images: the good images, at least two.
+        images: the good images, at least two; see :func:`cross_distances` for their views.
         coreset_ratio: as of the bank.
         seed: of the folds and the coresets.
         max_patches: as of the bank.
@@ -89,6 +90,7 @@ def cross_scores(
         search_threads: of the CPU; 0 for one per core.
         levels: as in inspection.
         trial: compares every search with one in lists; None for no comparison.
+        views: how many of each image there are, one after the other.
         on_scored: called with the number of images scored since its last call.
         on_distances: called with each image's number and its distances.
         on_search: called then with its number, its score and the search of the coreset that it was scored against, for
@@ -117,8 +119,8 @@ def cross_scores(
         of_fold[:] = [alone]
         return compared
 
-    scores = np.empty(len(images), np.float32)
-    for image, distances in cross_distances(images, search_among, seed=seed):
+    scores = np.empty(len(images) // views, np.float32)
+    for image, distances in cross_distances(images, search_among, seed=seed, views=views):
         scores[image] = image_score(distances, top_ratio=top_ratio)
         on_distances(image, distances)
         on_search(image, float(scores[image]), of_fold[0])

@@ -16,6 +16,7 @@ from edge_uad.records import (
     Geometry,
     IndexChoice,
     ModelCard,
+    Rotations,
     SearchDevice,
     Tiling,
     reducible,
@@ -48,6 +49,8 @@ class Recipe:
     all of them together."""
     tiling: Tiling | None = None
     """Pictures are seen as overlapping tiles, each at the model's input size; None as a whole."""
+    rotations: Rotations = Rotations.NONE
+    """In which orientations good images are learned (:mod:`bank_tools.bank.rotation`)."""
     reduced_decode: bool = False
     """Large JPEG pictures are decoded at a part of their size."""
     index: IndexChoice = "auto"
@@ -165,10 +168,11 @@ def embedder_for(backbone: Backbone, recipe: Recipe) -> Embedder:
     """The stages up to the mask, set as the recipe says; every patch is kept where the mask is still to be decided.
 
     Raises:
-        UsageError: the recipe's levels are not the model's.
+        UsageError: the recipe's levels are not the model's, or images that are not square would be turned.
     """
     check_levels(recipe.levels, backbone.card.levels)
     backbone = tiled(backbone, recipe.tiling)
+    _check_square(backbone.card, recipe.rotations)
     embedder = make_embedder(
         backbone,
         geometry=recipe.geometry,
@@ -179,6 +183,15 @@ def embedder_for(backbone: Backbone, recipe: Recipe) -> Embedder:
     if recipe.bpm_threshold is not None:
         return embedder
     return EveryPatchEmbedder(backbone=backbone, preprocessor=embedder.preprocessor, bpm_kernel=recipe.bpm_kernel)
+
+
+def _check_square(card: ModelCard, rotations: Rotations) -> None:
+    height, width = card.input_hw
+    if rotations is not Rotations.NONE and height != width:
+        raise UsageError(
+            f"pictures of {height}×{width} px, which the model sees, have no quarter turns; learn them as they are "
+            f"(rotations {Rotations.NONE}), or use as many rows as columns of tiles"
+        )
 
 
 def _check(holds: bool, name: str, value: float, allowed: str) -> None:

@@ -14,7 +14,7 @@ from bank_tools.evaluation.variant import Variant, parse_scales
 from bank_tools.metrics.image import Mean, mean_of, show
 from bank_tools.report.charts import LineChart, Spread
 from edge_uad.errors import UsageError
-from edge_uad.records import Geometry, Tiling
+from edge_uad.records import Geometry, Rotations, Tiling
 
 SOFT = "soft"
 DEFAULT_LABEL = "default"
@@ -47,13 +47,14 @@ _RECIPE_KNOBS: dict[str, tuple[str, Callable[[str], object]]] = {
     "max-patches": ("max_patches", lambda text: int(text) or None),
     "geometry": ("geometry", Geometry),
     "tiles": ("tiling", _tiling),
+    "rotations": ("rotations", Rotations),
+    "turn-good": ("rotations", lambda text: Rotations.QUARTER if _yes_no("turn-good", text) else Rotations.NONE),
     "levels": ("levels", int),
     "seed": ("seed", int),
 }
 MODEL_KNOBS = ("layers", "join", "neighbourhood", "attention-layer", "input")
 """These need another export of the backbone's weights."""
-_SWITCHES = {"turn-good": "rotated", "reweighted": "reweighted"}
-KNOBS = (*_RECIPE_KNOBS, *_SWITCHES, "scales", "apart", "good", *MODEL_KNOBS)
+KNOBS = (*_RECIPE_KNOBS, "reweighted", "scales", "apart", "good", *MODEL_KNOBS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -231,9 +232,8 @@ def _applied(variant: Variant, knob: str, value: str) -> Variant:
             return replace(variant, scales=parse_scales(value))
         case "apart":
             return replace(variant, min_distance=_squared_distance(value))
-        case _ if knob in _SWITCHES:
-            switched = {_SWITCHES[knob]: _yes_no(knob, value)}
-            return replace(variant, **switched)  # type: ignore[arg-type]  # the switches are the variant's bools
+        case "reweighted":
+            return replace(variant, reweighted=_yes_no(knob, value))
         case _ if knob in _RECIPE_KNOBS:
             return replace(variant, recipe=_changed(variant.recipe, knob, value))
         case _:

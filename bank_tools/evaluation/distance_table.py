@@ -11,9 +11,10 @@ from bank_tools.bank.calibrate import cross_distances, fold_count
 from bank_tools.bank.coreset import coreset_size
 from bank_tools.bank.embeddings import EmbeddingStore
 from bank_tools.bank.recipe import Recipe
+from bank_tools.bank.rotation import n_views, settle_rotations
 from bank_tools.bank.tail import threshold_of
 from bank_tools.datasets import Sample
-from bank_tools.evaluation.embedding import QUARTER_TURNS, SampleEmbedder
+from bank_tools.evaluation.embedding import SampleEmbedder
 from bank_tools.evaluation.search import ReferenceSearch
 from bank_tools.evaluation.step_cache import StepCache, Tensors, digest_of
 from bank_tools.evaluation.variant import Variant
@@ -21,10 +22,12 @@ from edge_uad import __version__
 from edge_uad.errors import FrameError, UsageError
 from edge_uad.inference.scoring import decide, image_score
 from edge_uad.progress import Progress
-from edge_uad.records import Decision, Float32, PatchDistances, UInt8
+from edge_uad.records import Decision, Float32, PatchDistances, Rotations, UInt8
 
 NOT_IN_THE_SEARCH = ("top_ratio", "false_alarm_rate", "search_device", "search_threads")
 """Parts of a recipe that the distances do not depend on: trying others costs no search."""
+_ROTATED = {Rotations.NONE: False, Rotations.QUARTER: "pixels", Rotations.AUTO: "auto"}
+"""How rotations are known to the cache of steps; without them, steps of former runs keep their keys."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -149,10 +152,12 @@ def _search(
     calibrated: bool,
     test_in_folds: bool,
 ) -> DistanceTable:
-    embedded = sample_embedder.embed_all(good, progress, "embedding", rotated=variant.rotated)
-    images = embedded.embeddings
-    if not len(images):
+    views = n_views(variant.recipe.rotations)
+    embedded = sample_embedder.embed_all(good, progress, "embedding", views=views)
+    if not len(embedded.embeddings):
         raise UsageError(f"none of {len(good)} good images can be used; the first: {': '.join(embedded.skipped[0])}")
+    rotated = settle_rotations(embedded.embeddings, variant.recipe, progress)
+    images, variant = rotated.embeddings, replace(variant, recipe=rotated.recipe)
     if variant.recipe.bpm_threshold is None and not variant.bpm_soft:
         masked = settle_mask(
             images,
@@ -247,7 +252,7 @@ def _n_images(images: EmbeddingStore, variant: Variant) -> int:
 
 
 def _views(variant: Variant) -> int:
-    return QUARTER_TURNS if variant.rotated else 1
+    return n_views(variant.recipe.rotations)
 
 
 def _facts(
@@ -260,10 +265,11 @@ def _facts(
     test_in_folds: bool,
 ) -> object:
     recipe = {name: value for name, value in asdict(variant.recipe).items() if name not in NOT_IN_THE_SEARCH}
+    rotations = recipe.pop("rotations")
     return {
         "version": __version__,
         "sample_embedder": sample_embedder.identity,
-        "variant": {**asdict(variant), "recipe": recipe},
+        "variant": {**asdict(variant), "recipe": recipe, "rotated": _ROTATED[rotations]},
         "good": [content_digest(sample) for sample in good],
         "test": [content_digest(sample) for sample in test],
         "calibrated": calibrated,

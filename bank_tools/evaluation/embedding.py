@@ -7,20 +7,18 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-import numpy as np
 import onnxruntime
 
 from bank_tools.bank.embeddings import EmbeddingStore
+from bank_tools.bank.rotation import turned
 from bank_tools.datasets import Sample
 from bank_tools.evaluation.embedding_cache import EmbeddingCache
 from edge_uad import __version__
 from edge_uad.errors import FrameError
 from edge_uad.inference.inspector import Embedder, ForegroundEmbedding
 from edge_uad.progress import Progress
-from edge_uad.records import Embedding, UInt8
+from edge_uad.records import Embedding
 from edge_uad.runtime.in_order import in_order
-
-QUARTER_TURNS = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +26,7 @@ class EmbeddedSamples:
     """The embeddings of some samples, and the samples that have none."""
 
     embeddings: EmbeddingStore
-    """Where images are rotated, the four views of each follow one another."""
+    """The views of each follow one another."""
     skipped: tuple[tuple[str, str], ...]
     """Name and reason of those without a patch to learn."""
 
@@ -84,16 +82,18 @@ class SampleEmbedder:
         return list(self._same)
 
     def embedding(self, sample: Sample, *, quarter_turns: int = 0) -> Embedding:
-        """The embedding of a sample, rotated counter-clockwise by quarter turns.
+        """The embedding of a sample, the picture that the model sees rotated counter-clockwise by quarter turns.
 
         Raises:
             FrameError: it cannot be read or embedded.
         """
-        key = hashlib.sha256("\n".join([*self._same, sample.digest(), str(quarter_turns)]).encode()).hexdigest()
+        seen = f"turned {quarter_turns}" if quarter_turns else "0"
+        key = hashlib.sha256("\n".join([*self._same, sample.digest(), seen]).encode()).hexdigest()
         kept = self._cache.get(key) if self._cache else None
         if kept is not None:
             return kept
-        embedding = self._embed(np.ascontiguousarray(np.rot90(sample.image(), quarter_turns)))
+        pixels = self.embedder.pixels(sample.image())
+        embedding = self.embedder.backbone.embed(turned(pixels, quarter_turns)[None])[0]
         if self._cache:
             self._cache.put(key, embedding)
         return embedding
@@ -107,7 +107,7 @@ class SampleEmbedder:
         return self.embedder.mask(self.embedding(sample, quarter_turns=quarter_turns))
 
     def embed_all(
-        self, samples: Sequence[Sample], progress: Progress, label: str, *, rotated: bool = False
+        self, samples: Sequence[Sample], progress: Progress, label: str, *, views: int = 1
     ) -> EmbeddedSamples:
         """Embed all good samples; those that cannot be used are listed.
 
@@ -115,7 +115,7 @@ class SampleEmbedder:
             samples: in order.
             progress: shows the step.
             label: of the step.
-            rotated: each in all four orientations, one after the other.
+            views: quarter turns of each, one after the other.
 
         Raises:
             UsageError: the temporary file of embeddings cannot be written.
@@ -123,26 +123,23 @@ class SampleEmbedder:
         embeddings = EmbeddingStore(self._scratch)
         skipped: list[tuple[str, str]] = []
         with progress.step(label, len(samples), "images") as done:
-            for sample, views in zip(samples, self.views_of(samples, rotated=rotated), strict=True):
-                if isinstance(views, FrameError):
-                    skipped.append((sample.name, str(views)))
+            for sample, found in zip(samples, self.views_of(samples, views=views), strict=True):
+                if isinstance(found, FrameError):
+                    skipped.append((sample.name, str(found)))
                 else:
-                    for view in views:
+                    for view in found:
                         embeddings.append(view)
                 done(1)
         return EmbeddedSamples(embeddings, tuple(skipped))
 
     def views_of(
-        self, samples: Iterable[Sample], *, rotated: bool = False
+        self, samples: Iterable[Sample], *, views: int = 1
     ) -> Iterator[list[ForegroundEmbedding] | FrameError]:
-        """Of each sample, in order, its embeddings in one or in all four orientations; or why it has none."""
-        return in_order(partial(self._views, n=QUARTER_TURNS if rotated else 1), samples, workers=self._workers)
+        """Of each sample, in order, the embeddings of so many quarter turns of it; or why it has none."""
+        return in_order(partial(self._views, n=views), samples, workers=self._workers)
 
     def _views(self, sample: Sample, *, n: int) -> list[ForegroundEmbedding] | FrameError:
         try:
             return [self.embed(sample, quarter_turns=turn) for turn in range(n)]
         except FrameError as error:
             return error
-
-    def _embed(self, image: UInt8) -> Embedding:
-        return self.embedder.backbone.embed(self.embedder.pixels(image)[None])[0]

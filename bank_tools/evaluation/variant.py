@@ -17,8 +17,6 @@ class Variant:
     recipe: Recipe
     bpm_soft: bool = False
     """Weight patches by their attention instead of masking them."""
-    rotated: bool = False
-    """Whether the bank learns each good image in all four orientations, quarter turns of each other."""
     scales: tuple[int, ...] = ONE_SCALE
     """Sides, in patches, of the neighbourhoods compared; odd. Their distances are averaged."""
     reweighted: bool = False

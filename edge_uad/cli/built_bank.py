@@ -109,6 +109,7 @@ def print_result(built: "BuiltBank", out: Path, *, as_json: bool) -> None:
         ("patches", _patches(manifest)),
         *([("tiles", _tiles(manifest.tiling))] if manifest.tiling else []),
         *([("decoding", "large JPEG pictures at a part of their size")] if manifest.reduced_decode else []),
+        *([("rotations", _rotations(manifest))] if _are_rotations_said(manifest) else []),
         ("masking", _masking(manifest)),
         *([("cycle", f"{manifest.cycle_ms:g} ms")] if manifest.cycle_ms is not None else []),
         ("precision", _precisions(manifest)),
@@ -124,6 +125,18 @@ def _masking(manifest: "BankManifest") -> str:
 
     told = f"kernel {manifest.bpm_kernel}, threshold {manifest.bpm_threshold:g}" if manifest.bpm_threshold else "none"
     return told if manifest.background_ratio is None else sentence_of(manifest.bpm_threshold, manifest.background_ratio)
+
+
+def _are_rotations_said(manifest: "BankManifest") -> bool:
+    from edge_uad.records import Rotations
+
+    return manifest.rotations is not Rotations.NONE or manifest.turned_ratio is not None
+
+
+def _rotations(manifest: "BankManifest") -> str:
+    from bank_tools.bank.rotation import sentence_of
+
+    return sentence_of(manifest.rotations, manifest.turned_ratio)
 
 
 def _tiles(tiling: "Tiling") -> str:

@@ -1,6 +1,7 @@
 """``edge-uad evaluate``: a dataset in, every metric of a task out."""
 
 import json
+from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -38,6 +39,7 @@ from edge_uad.cli.options import (
     with_option_groups,
 )
 from edge_uad.errors import UsageError
+from edge_uad.records import Rotations
 
 if TYPE_CHECKING:
     from bank_tools.datasets import Dataset
@@ -118,9 +120,9 @@ def evaluate(
     check_out(out)
     model_path = model_or_default(backbone)
     model, workers = open_for_many(model_path, machine)
+    chosen = recipe_of(model.card, recipe, machine)
     variant = Variant(
-        recipe=recipe_of(model.card, recipe, machine),
-        rotated=turn_good,
+        recipe=replace(chosen, rotations=Rotations.QUARTER) if turn_good else chosen,
         scales=parse_scales(scales),
         reweighted=reweighted,
         min_distance=apart,

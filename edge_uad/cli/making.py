@@ -70,6 +70,7 @@ def made_bank(wishes: Wishes, model: Path) -> MadeBank:
     from bank_tools.bank.embeddings import scratch_folder
     from bank_tools.bank.precision_trial import possible_precisions, prepare_trial, would_gain_from_openvino
     from bank_tools.bank.recipe import embedder_for
+    from bank_tools.bank.rotation import n_views
     from edge_uad.sources import recorded_source, reduce_decoding
     from edge_uad.sources.recorded import frames_of, shortfall_of
 
@@ -97,7 +98,16 @@ def made_bank(wishes: Wishes, model: Path) -> MadeBank:
         progress=progress,
         folder=folder,
     )
-    images = embed_all(frames_of(source), embedder, total, progress, workers=workers, folder=folder, trial=trial)
+    images = embed_all(
+        frames_of(source),
+        embedder,
+        total,
+        progress,
+        workers=workers,
+        folder=folder,
+        trial=trial,
+        views=n_views(recipe.rotations),
+    )
     print_skipped(images)
     if (shortfall := shortfall_of(source)) is not None:
         if not wishes.accept_damaged:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 import typer
 
 from edge_uad.errors import UsageError
-from edge_uad.records import Box, Geometry, Provider, SearchDevice, WantedPrecision
+from edge_uad.records import Box, Geometry, Provider, Rotations, SearchDevice, WantedPrecision
 
 if TYPE_CHECKING:
     from bank_tools.bank.recipe import Recipe
@@ -77,7 +77,7 @@ LevelsOption = Annotated[
 ]
 NeighboursOption = Annotated[int, typer.Option("--neighbours", min=1, help="Bank patches each patch is compared to.")]
 GeometryOption = Annotated[Geometry, typer.Option("--geometry", help="How images come to the model's size.")]
-TurnGoodOption = Annotated[bool, typer.Option("--turn-good", help="Learn each good image in all four orientations.")]
+TurnGoodOption = Annotated[bool, typer.Option("--turn-good", help="The same as --rotations quarter.")]
 ScalesOption = Annotated[
     str,
     typer.Option("--scales", help="Sides of the neighbourhoods compared, in patches, such as 1+3."),
@@ -100,6 +100,13 @@ TileOverlapOption = Annotated[
     int | None,
     typer.Option(
         "--tile-overlap", min=0, help="By how many patches tiles overlap.", show_default="a quarter of a tile's"
+    ),
+]
+RotationsOption = Annotated[
+    Rotations,
+    typer.Option(
+        "--rotations",
+        help="Learn good parts as they were taken, in all four orientations, or as they themselves call for (auto).",
     ),
 ]
 RoiOption = Annotated[str | None, typer.Option("--roi", help="Region of interest x,y,w,h in image pixels.")]
@@ -175,6 +182,7 @@ class RecipeOptions:
     roi: RoiOption = None
     tiles: TilesOption = "1x1"
     tile_overlap: TileOverlapOption = None
+    rotations: RotationsOption = Rotations.NONE
     false_alarm_rate: FalseAlarmRateOption = 0.01
     seed: SeedOption = 0
 
@@ -214,6 +222,7 @@ def recipe_of(
         ),
         geometry=options.geometry,
         roi=parse_roi(options.roi),
+        rotations=options.rotations,
         bpm_threshold=options.bpm_threshold,
         neighbours=options.neighbours,
         coreset_ratio=options.coreset,

@@ -30,6 +30,7 @@ from edge_uad.records import (
     Int,
     PatchDistances,
     PatchMask,
+    Rotations,
     SearchDevice,
     reducible,
 )
@@ -276,6 +277,8 @@ def _check_ranges(manifest: BankManifest) -> None:
         manifest.cycle_ms is None or (math.isfinite(manifest.cycle_ms) and manifest.cycle_ms > 0),
         all(map(_is_sound, manifest.precisions)),
         manifest.index is None or _in_range(manifest.index),
+        manifest.rotations is not Rotations.AUTO,
+        manifest.turned_ratio is None or math.isfinite(manifest.turned_ratio),
     )
     if not all(holds):
         raise ValueError("a value is out of its range")

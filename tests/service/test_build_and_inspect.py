@@ -80,6 +80,43 @@ def test_tiles_are_told_and_judge_in_every_geometry(
     assert all(30 <= place <= 98 for one in bad for place in one["peak"])
 
 
+def write_half_dark_parts(folder: Path, turns: list[int]) -> Path:
+    """Parts that are dark on one side, each turned by so many quarter turns."""
+    rng = np.random.default_rng(1)
+    folder.mkdir()
+    for number, turn in enumerate(turns):
+        image = draw_part(rng)
+        image[:, :40] //= 3
+        Image.fromarray(np.ascontiguousarray(np.rot90(image, turn))).save(folder / f"{number}.png")
+    return folder
+
+
+def test_parts_learned_in_all_orientations_are_normal_in_each(tiny_model: Path, tmp_path: Path) -> None:
+    learned = write_half_dark_parts(tmp_path / "learned", [0] * 20)
+    turned = write_half_dark_parts(tmp_path / "turned", [1, 2, 3])
+    decisions = {}
+    for rotations in ("none", "quarter"):
+        bank = tmp_path / f"{rotations}.safetensors"
+        how = ("--rotations", rotations, "--false-alarm-rate", "0.05")
+        built = edge_uad("build-bank", learned, "--model", tiny_model, "--out", bank, *how)
+        assert ("rotations  all four orientations learned\n" in built.stdout) == (rotations == "quarter")
+        decisions[rotations] = {one["decision"] for one in verdicts(turned, "--bank", bank, "--model", tiny_model)}
+    assert decisions == {"none": {"anomalous"}, "quarter": {"normal"}}
+
+
+@pytest.mark.parametrize("lie_anyhow", [True, False])
+def test_good_parts_decide_whether_they_lie_anyhow(tiny_model: Path, tmp_path: Path, lie_anyhow: bool) -> None:
+    turns = [0, 1, 2, 3, 2, 0, 3, 1] if lie_anyhow else [2] * 8
+    parts = write_half_dark_parts(tmp_path / "parts", turns)
+    bank = tmp_path / "b.safetensors"
+    how = ("--rotations", "auto", "--false-alarm-rate", "0.1")
+    built = edge_uad("build-bank", parts, "--model", tiny_model, "--out", bank, *how)
+    said = "all four orientations learned" if lie_anyhow else "none"
+    assert re.search(rf"^rotations  {said}: unseen good parts score \d+\.\d\d times as high", built.stdout, re.M)
+    manifest = PatchBank.load(bank).manifest
+    assert (manifest.rotations == "quarter", manifest.n_images) == (lie_anyhow, 8)
+
+
 def test_one_line_per_image_in_natural_order_and_a_summary(tiny_model: Path, tiny_bank: Path, good_parts: Path) -> None:
     done = edge_uad("inspect", good_parts, "--bank", tiny_bank, "--model", tiny_model)
     lines = done.stdout.splitlines()

@@ -8,6 +8,7 @@ from statistics import median
 
 import numpy as np
 
+from bank_tools.bank.rotation import n_views, settle_rotations
 from bank_tools.bench.clock import seconds_of
 from bank_tools.bench.machine import OtherPrograms
 from bank_tools.datasets import Category, Sample
@@ -85,11 +86,11 @@ def _measured(
     processor: str,
 ) -> FrameTime | None:
     everything = replace(context.variant, recipe=replace(context.variant.recipe, coreset_ratio=1, max_patches=None))
-    embedded = context.sample_embedder.embed_all(
-        good, context.progress, "timing: bank", rotated=context.variant.rotated
-    ).embeddings
+    views = n_views(context.variant.recipe.rotations)
+    embedded = context.sample_embedder.embed_all(good, context.progress, "timing: bank", views=views).embeddings
     if not len(embedded):
         return None
+    embedded = settle_rotations(embedded, context.variant.recipe, context.progress).embeddings
     search = ReferenceSearch(embedded, everything)
     times_ms: list[float] = []
     others = OtherPrograms()
@@ -125,7 +126,7 @@ def _images_of_a_bank(context: EvaluationContext, n_good: int) -> int:
     n_images = max(1, math.ceil(recipe.coreset_ratio * n_good))
     if recipe.max_patches is None:
         return n_images
-    return min(n_images, math.ceil(recipe.max_patches / math.prod(context.grid_hw)))
+    return min(n_images, math.ceil(recipe.max_patches / (n_views(recipe.rotations) * math.prod(context.grid_hw))))
 
 
 def _spread_out(test: tuple[Sample, ...]) -> list[Sample]:

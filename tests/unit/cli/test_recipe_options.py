@@ -17,7 +17,7 @@ from edge_uad.cli.options import MachineOptions, RecipeOptions, recipe_of, with_
 from edge_uad.cli.tune import tune
 from edge_uad.errors import UsageError
 from edge_uad.inference.masking import default_kernel
-from edge_uad.records import Geometry, Tiling
+from edge_uad.records import Geometry, Rotations, Tiling
 from tests.fakes import FakeBackbone
 
 CARD = FakeBackbone().card
@@ -33,6 +33,7 @@ NOT_DEFAULT = {
     "roi": "1,2,30,40",
     "tiles": "3x2",
     "tile_overlap": 2,
+    "rotations": Rotations.AUTO,
     "false_alarm_rate": 0.2,
     "seed": 9,
 }

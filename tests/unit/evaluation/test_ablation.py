@@ -8,7 +8,7 @@ from bank_tools.bank.recipe import Recipe
 from bank_tools.evaluation.ablation import Point, Sweep, parse_sweep, points_of
 from bank_tools.evaluation.variant import Variant
 from edge_uad.errors import UsageError
-from edge_uad.records import Geometry, Tiling
+from edge_uad.records import Geometry, Rotations, Tiling
 
 DEFAULT = Variant(recipe=Recipe(bpm_kernel=3))
 
@@ -31,7 +31,9 @@ def test_the_grid_has_every_combination() -> None:
 
 def test_a_point_changes_what_it_names_and_nothing_else() -> None:
     changed = Point((("coreset", "0.5"), ("geometry", "paper"), ("turn-good", "yes"))).applied(DEFAULT)
-    assert changed == Variant(recipe=Recipe(bpm_kernel=3, coreset_ratio=0.5, geometry=Geometry.PAPER), rotated=True)
+    recipe = Recipe(bpm_kernel=3, coreset_ratio=0.5, geometry=Geometry.PAPER, rotations=Rotations.QUARTER)
+    assert changed == Variant(recipe=recipe)
+    assert Point((("rotations", "auto"),)).applied(DEFAULT).recipe.rotations is Rotations.AUTO
 
 
 def test_a_soft_threshold_is_soft_masking() -> None:

@@ -12,7 +12,7 @@ from safetensors.numpy import load_file, save_file
 
 from edge_uad.errors import BankError, UsageError
 from edge_uad.inference.bank import PatchBank, check_writable
-from edge_uad.records import Embedding, PatchMask
+from edge_uad.records import Embedding, PatchMask, Rotations
 from tests.banks import brute_force, random_bank, unit_rows
 
 
@@ -62,6 +62,7 @@ def test_fields_that_were_added_later_are_hashed_only_where_they_say_something()
     assert random_bank().manifest.bank_id == before
     assert random_bank(pixel_threshold=0.2).manifest.bank_id != before
     assert random_bank(n_excluded=1).manifest.bank_id != before
+    assert random_bank(rotations=Rotations.QUARTER).manifest.bank_id != before
 
 
 @settings(deadline=None, max_examples=60)
@@ -152,6 +153,8 @@ def test_a_manifest_at_odds_with_its_bank_is_refused(tmp_path: Path, changed: di
         {"model_id": "no hash"},
         {"source_digest": "F" * 64},
         {"backbone": "two\nlines"},
+        {"rotations": Rotations.AUTO},
+        {"turned_ratio": float("nan")},
     ],
     ids=str,
 )
