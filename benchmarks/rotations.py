@@ -142,15 +142,17 @@ def main() -> None:
     parser.add_argument("--simulate", default="", help="quarter, any, or both by a comma; none when left out")
     parser.add_argument("--good", type=int, default=30, help="images to learn")
     parser.add_argument("--test", type=int, default=30, help="images of either label to score")
+    parser.add_argument("--learn", default=",".join(LEARNED), help="of these, by commas; default: all")
     options = parser.parse_args()
+    ways = options.learn.split(",")
     backbone = backbone_at_224()
-    columns = "".join(f"{way:>21}" for way in LEARNED)
+    columns = "".join(f"{way:>21}" for way in ways)
     print(f"AUROC/recall at {RATE:.0%}, patches learned\n{'set':<13}{'simulated':>10}{'ratio':>8}{columns}")
     for root in options.roots:
         for category in read_dataset(root, layout="auto", categories=None).categories:
             for simulated in options.simulate.split(","):
                 drawn = draw(category, n_good=options.good, n_test=options.test, simulated=simulated)
-                ratio, found = measure(drawn, backbone)
+                ratio, found = measure(drawn, backbone, ways)
                 cells = "".join(f"{auroc:9.3f}/{recall:.2f} {n:6d}" for auroc, recall, n in found)
                 print(f"{drawn.name:<13}{simulated:>10}{ratio:8.2f}{cells}", flush=True)
 
@@ -161,21 +163,22 @@ def backbone_at_224() -> Backbone:
     return load_backbone(provide_variant(default.card, input_px=INPUT_PX, console=Console(stderr=True)), threads=1)
 
 
-def measure(drawn: Drawn, backbone: Backbone) -> tuple[float, list[tuple[float, float, int]]]:
+def measure(drawn: Drawn, backbone: Backbone, ways: Sequence[str]) -> tuple[float, list[tuple[float, float, int]]]:
     """The ratio of the good images, and for each way to learn them AUROC, recall and the bank's patches."""
     asked = recipe_for(backbone.card, top_ratio=TOP_RATIO)
     embedder = embedder_for(backbone, asked)
     every = EmbeddingStore()
+    n_views = 1 + max(view for way in (*ways, "quarter") for view in LEARNED[way])
     for sample in drawn.good:
-        for mirrored, angle in VIEWS:
+        for mirrored, angle in VIEWS[:n_views]:
             every.append(embedder.embed(turned(sample.image(), angle, mirrored=mirrored)))
     tested = [embedder.embed(sample.image()) for sample in drawn.test]
     anomalous = [sample.anomalous for sample in drawn.test]
-    ratio = turned_ratio(views_of(every, LEARNED["quarter"]), asked)
+    ratio = turned_ratio(views_of(every, LEARNED["quarter"], n_views), asked)
     found = []
-    for views in LEARNED.values():
+    for views in map(LEARNED.__getitem__, ways):
         masked = settle_mask(
-            views_of(every, views), asked, SilentProgress(), levels=backbone.card.levels, views=len(views)
+            views_of(every, views, n_views), asked, SilentProgress(), levels=backbone.card.levels, views=len(views)
         )
         scores, n_patches = scores_against(masked.embeddings, tested, masked.recipe, embedder)
         recall = recall_at_rate(anomalous, scores, RATE).recall
@@ -183,9 +186,9 @@ def measure(drawn: Drawn, backbone: Backbone) -> tuple[float, list[tuple[float, 
     return ratio or 0.0, found
 
 
-def views_of(every: EmbeddingStore, views: Sequence[int]) -> EmbeddingStore:
-    """These views of each image, one after the other."""
-    return every.only([first + view for first in range(0, len(every), len(VIEWS)) for view in views])
+def views_of(every: EmbeddingStore, views: Sequence[int], n_views: int) -> EmbeddingStore:
+    """These of the ``n_views`` views of each image, one after the other."""
+    return every.only([first + view for first in range(0, len(every), n_views) for view in views])
 
 
 def scores_against(
