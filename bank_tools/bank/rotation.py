@@ -2,7 +2,7 @@
 
 Parts that come to the camera in one orientation gain nothing by turned views, which cost a larger bank and let a part
 pass that lies wrongly. Parts that lie anyhow show themselves: an unseen one lies no farther from the others turned
-than from the others as they were taken. docs/results.md has the figures of ten sets and of simulated parts that lie
+than from the others as they were taken. docs/results.md has the figures of nine sets and of simulated parts that lie
 anyhow.
 """
 
