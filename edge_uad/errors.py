@@ -5,7 +5,8 @@
     │   ├── SettingsError            2   a config file's key or value
     │   ├── EndpointError            2   an address in use, malformed, or open to the network without keys
     │   ├── KeyFileError             2   a CURVE key that is missing, damaged, or readable by others
-    │   └── MissingExtraError        2   a package that an extra brings
+    │   ├── MissingExtraError        2   a package that an extra brings
+    │   └── ClusterError             2   no cluster there, or a worker that cannot take part
     ├── ArtefactError                3   a file that a restart will not mend
     │   ├── ModelError               3
     │   ├── BankError                3
@@ -57,6 +58,10 @@ class MissingExtraError(UsageError):
 
     def __init__(self, what: str, extra: str) -> None:
         super().__init__(f"{what} needs the [{extra}] extra; run: pip install 'edge-uad[{extra}]'")
+
+
+class ClusterError(UsageError):
+    """A cluster is not there, was lost, or has a worker that cannot take part."""
 
 
 class ArtefactError(EdgeUadError):

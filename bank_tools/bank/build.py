@@ -27,6 +27,7 @@ from bank_tools.bank.precision_trial import PrecisionTrial, RefusedPrecision, Tr
 from bank_tools.bank.recipe import Recipe
 from bank_tools.bank.rotation import embed_views, settle_rotations
 from bank_tools.bank.tail import threshold_of
+from bank_tools.spread import Spread, one_by_one
 from edge_uad import __version__
 from edge_uad.errors import FrameError, UsageError
 from edge_uad.inference.bank import BANK_SCHEMA, PatchBank
@@ -234,6 +235,7 @@ def build_bank(
     progress: Progress,
     exclude_outliers: bool = False,
     cycle_ms: float | None = None,
+    spread: Spread = one_by_one,
 ) -> BuiltBank:
     """Make a bank of embedded images: choose the coreset, calibrate the threshold.
 
@@ -245,6 +247,7 @@ def build_bank(
         exclude_outliers: leave images that score far above the others out of the bank and its calibration, which is
             then made again. Once: what stands out among the rest stays.
         cycle_ms: the line's time for which the model was chosen; None where it was not.
+        spread: how the calibration is carried out; it changes no number.
 
     Raises:
         UsageError: fewer than two usable images, so that nothing could be calibrated; or a false-alarm rate so low that
@@ -255,14 +258,14 @@ def build_bank(
     rotated = settle_rotations(images.embeddings, recipe, progress)
     masked = settle_mask(rotated.embeddings, rotated.recipe, progress, levels=card.levels, views=rotated.views)
     images, recipe = replace(images, embeddings=masked.embeddings, views=rotated.views), masked.recipe
-    found = _calibrate(images, recipe, card, progress)
+    found = _calibrate(images, recipe, card, progress, spread)
     far = outliers(found.scores)
     cost = outlier_cost(found.scores, recipe.false_alarm_rate, seed=recipe.seed)
     odd = tuple(_scored_image(image, images, found, card) for image in far)
     if exclude_outliers and far:
         images = images.without(far)
         _check_number(len(images.names))
-        found = _calibrate(images, recipe, card, progress)
+        found = _calibrate(images, recipe, card, progress, spread)
     calibration = np.sort(found.scores)
     threshold = _threshold(calibration, recipe)
     certified, refused = _settled_precisions(found, threshold, card)
@@ -376,13 +379,15 @@ def _choose_coreset(images: EmbeddingStore, recipe: Recipe, progress: Progress) 
         )
 
 
-def _calibrate(images: GoodImages, recipe: Recipe, card: ModelCard, progress: Progress) -> _Calibration:
+def _calibrate(images: GoodImages, recipe: Recipe, card: ModelCard, progress: Progress, spread: Spread) -> _Calibration:
     n_images = len(images.names)
     squared = np.empty((n_images, card.grid_hw[0] * card.grid_hw[1]), np.float32)
     hot_areas = np.empty(n_images, np.float32)
     precision_trial = None if images.trial is None else images.trial.judged_by(recipe)
     size = coreset_size(int(images.embeddings.n_foreground.sum()), recipe.coreset_ratio, recipe.max_patches)
     index_trial = IndexTrial(recipe) if wants_index(recipe, size) else None
+    if precision_trial is not None or index_trial is not None:
+        spread = one_by_one  # a trial searches other pictures, or otherwise, in each fold's coreset: it must be here
 
     def keep(image: int, distances: PatchDistances) -> None:
         squared[image] = distances.squared
@@ -408,6 +413,7 @@ def _calibrate(images: GoodImages, recipe: Recipe, card: ModelCard, progress: Pr
             on_scored=done,
             on_distances=keep,
             on_search=judge,
+            spread=spread,
         )
     return _Calibration(scores, hot_areas, squared, precision_trial, index_trial)
 

@@ -8,6 +8,7 @@ coreset of the others, made by the same recipe.
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
@@ -15,6 +16,7 @@ from bank_tools.bank.coreset import greedy_coreset
 from bank_tools.bank.embeddings import EmbeddingStore, ForegroundPatches
 from bank_tools.bank.index import IndexTrial
 from bank_tools.bank.tail import threshold_of
+from bank_tools.spread import Spread, one_by_one
 from edge_uad.inference.inspector import ForegroundEmbedding
 from edge_uad.inference.scoring import image_score
 from edge_uad.inference.search import PatchSearch
@@ -76,6 +78,7 @@ def cross_scores(
     on_scored: Callable[[int], None] = lambda _: None,
     on_distances: Callable[[int, PatchDistances], None] = lambda _image, _distances: None,
     on_search: Callable[[int, float, Search], None] = lambda _image, _score, _search: None,
+    spread: Spread = one_by_one,
 ) -> Float32:
     """Score every good image against a coreset of the images of the other folds.
 
@@ -95,6 +98,7 @@ def cross_scores(
         on_distances: called with each image's number and its distances.
         on_search: called then with its number, its score and the search of the coreset that it was scored against, for
             other pictures of it.
+        spread: how the folds are carried out.
 
     Returns:
         float32 (n,), in the order of the images.
@@ -120,10 +124,11 @@ def cross_scores(
         return compared
 
     scores = np.empty(len(images) // views, np.float32)
-    for image, distances in cross_distances(images, search_among, seed=seed, views=views):
+    for image, distances in cross_distances(images, search_among, seed=seed, views=views, spread=spread):
         scores[image] = image_score(distances, top_ratio=top_ratio)
         on_distances(image, distances)
-        on_search(image, float(scores[image]), of_fold[0])
+        if of_fold:  # not where another process has searched
+            on_search(image, float(scores[image]), of_fold[0])
         on_scored(1)
     return scores
 
@@ -134,6 +139,8 @@ def cross_distances(
     *,
     seed: int,
     views: int = 1,
+    also: EmbeddingStore | None = None,
+    spread: Spread = one_by_one,
 ) -> Iterator[tuple[int, PatchDistances]]:
     """Each good image's patches against a bank of the images of the other folds.
 
@@ -143,6 +150,8 @@ def cross_distances(
         search_among: makes a bank of some images, as the one in use is made of all, and searches it.
         seed: of the folds.
         views: how many views of each image there are.
+        also: other images, each of which is searched in every fold; their numbers go on after the good images'.
+        spread: how the folds are carried out; each makes a bank of its own.
 
     Yields:
         The image's number and its distances, fold by fold.
@@ -150,11 +159,37 @@ def cross_distances(
     n_images = len(images) // views
     n_folds = fold_count(n_images)
     fold_of = np.random.default_rng(seed).permutation(n_images) % n_folds
-    for fold in range(n_folds):
-        others = [index for index in range(len(images)) if fold_of[index // views] != fold]
-        search = search_among(images.only(others))
-        for image in np.flatnonzero(fold_of == fold).tolist():
-            yield image, search(images[image * views])
+    folds = [
+        _Fold(
+            others=[index for index in range(len(images)) if fold_of[index // views] != fold],
+            held_out=np.flatnonzero(fold_of == fold).tolist(),
+        )
+        for fold in range(n_folds)
+    ]
+    for found in spread(partial(_distances_in, images, search_among, views, also), folds):
+        yield from found
+
+
+@dataclass(frozen=True, slots=True)
+class _Fold:
+    others: list[int]
+    """Views that its bank is made of."""
+    held_out: list[int]
+    """Images that are searched in it."""
+
+
+def _distances_in(
+    images: EmbeddingStore,
+    search_among: Callable[[EmbeddingStore], Search],
+    views: int,
+    also: EmbeddingStore | None,
+    fold: _Fold,
+) -> Iterator[tuple[int, PatchDistances]]:
+    search = search_among(images.only(fold.others))
+    for image in fold.held_out:
+        yield image, search(images[image * views])
+    for number, other in enumerate(also or (), start=len(images) // views):
+        yield number, search(other)
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,7 +23,10 @@ Change = Callable[[ForegroundEmbedding], ForegroundEmbedding]
 
 
 class _Records:
-    """The file, one record of tokens and attention for each image, and the masks."""
+    """The file, one record of tokens and attention for each image, and the masks.
+
+    Pickled it is the file's content, which a process elsewhere reads as it is given, by :class:`_RecordsInMemory`.
+    """
 
     def __init__(self, folder: Path | None) -> None:
         with _explained(folder):
@@ -55,6 +58,40 @@ class _Records:
         _read_all(self._file, record.data.cast("B"), image * record.nbytes)
         tokens, attention = record[: n * self.dim].reshape(n, self.dim), record[n * self.dim :]
         return ForegroundEmbedding(Embedding(tokens=tokens, attention=attention, grid_hw=mask.grid_hw), mask)
+
+    def __reduce__(self) -> tuple[type["_RecordsInMemory"], tuple[object, ...]]:
+        content = np.empty(0, np.float32)
+        if self.masks:
+            # mapped, so that it is copied to where it is wanted and nowhere else
+            mapped = mmap.mmap(self._file.fileno(), 0, access=mmap.ACCESS_READ)
+            content = np.frombuffer(mapped, np.float32)
+        return _RecordsInMemory, (content, self.masks, self.dim)
+
+
+class _RecordsInMemory:
+    """The same records, read only, in memory that several processes may share."""
+
+    def __init__(self, content: Float32, masks: list[PatchMask], dim: int) -> None:
+        self._content = content
+        self.masks = masks
+        self.dim = dim
+        self.folder = Path(tempfile.gettempdir())
+
+    def append(self, _image: ForegroundEmbedding) -> None:
+        raise TypeError("embeddings that another process made are read only")
+
+    def attention(self, image: int) -> Float32:
+        return self._record(image)[-len(self.masks[image].foreground) :]
+
+    def read(self, image: int) -> ForegroundEmbedding:
+        mask, record = self.masks[image], self._record(image)
+        n = len(mask.foreground)
+        tokens, attention = record[: n * self.dim].reshape(n, self.dim), record[n * self.dim :]
+        return ForegroundEmbedding(Embedding(tokens=tokens, attention=attention, grid_hw=mask.grid_hw), mask)
+
+    def _record(self, image: int) -> Float32:
+        length = len(self.masks[image].foreground) * (self.dim + 1)
+        return self._content[image * length : (image + 1) * length]
 
 
 class EmbeddingStore:
@@ -150,7 +187,7 @@ class EmbeddingStore:
 class _View:
     """What a store shows of the records."""
 
-    records: _Records
+    records: _Records | _RecordsInMemory
     images: Sequence[int] | None
     """Numbers of records; None for all, those that are appended later among them."""
     change: Change | None

@@ -14,6 +14,7 @@ from bank_tools.evaluation.step_cache import StepCache
 from bank_tools.evaluation.variant import Variant
 from bank_tools.metrics.image import ImageMetrics, LineMetrics, image_metrics, line_metrics
 from bank_tools.metrics.pixel import PixelResult
+from bank_tools.spread import Spread, one_by_one
 from edge_uad.errors import UsageError
 from edge_uad.progress import Progress
 from edge_uad.records import Float32, PatchDistances
@@ -82,6 +83,8 @@ class EvaluationContext:
     """Whether heat is compared with masks."""
     calibrated: bool = True
     """Whether the threshold is calibrated."""
+    spread: Spread = one_by_one
+    """How calibration and scoring are carried out."""
     on_category: Callable[[CategoryResult], None] = lambda _: None
     """Called with each category's result."""
 
@@ -106,6 +109,7 @@ class EvaluationContext:
             progress=self.progress,
             calibrated=self.calibrated,
             test_in_folds=test_in_folds,
+            spread=self.spread,
         )
 
 

@@ -3,6 +3,8 @@
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
+from pathlib import Path
 
 import numpy as np
 
@@ -18,8 +20,10 @@ from bank_tools.evaluation.embedding import SampleEmbedder
 from bank_tools.evaluation.search import ReferenceSearch
 from bank_tools.evaluation.step_cache import StepCache, Tensors, digest_of
 from bank_tools.evaluation.variant import Variant
+from bank_tools.spread import Spread, one_by_one
 from edge_uad import __version__
 from edge_uad.errors import FrameError, UsageError
+from edge_uad.inference.inspector import ForegroundEmbedding
 from edge_uad.inference.scoring import decide, image_score
 from edge_uad.progress import Progress
 from edge_uad.records import Decision, Float32, PatchDistances, Rotations, UInt8
@@ -106,6 +110,7 @@ def measure(
     progress: Progress,
     calibrated: bool = True,
     test_in_folds: bool = False,
+    spread: Spread = one_by_one,
 ) -> DistanceTable:
     """Build a bank of good samples, search it for every test sample; or read what an earlier run found.
 
@@ -118,6 +123,7 @@ def measure(
         progress: shows every step.
         calibrated: whether the good samples are scored against one another too.
         test_in_folds: whether the test samples are scored against the calibration's coresets as well.
+        spread: how calibration and scoring are carried out; it changes no number.
 
     Raises:
         UsageError: no good sample can be used.
@@ -135,6 +141,7 @@ def measure(
                 progress=progress,
                 calibrated=calibrated,
                 test_in_folds=test_in_folds,
+                spread=spread,
             )
         )
         steps.put(key, kept)
@@ -151,6 +158,7 @@ def _search(
     progress: Progress,
     calibrated: bool,
     test_in_folds: bool,
+    spread: Spread,
 ) -> DistanceTable:
     views = n_views(variant.recipe.rotations)
     embedded = sample_embedder.embed_all(good, progress, "embedding", views=views)
@@ -177,9 +185,9 @@ def _search(
     in_folds = test if test_in_folds else ()
     calibration, by_fold = np.empty((0, 0), np.float32), np.empty((0, 0, 0), np.float32)
     if calibrated:
-        calibration, by_fold = _calibrate(images, variant, progress, in_folds, sample_embedder)
+        calibration, by_fold = _calibrate(images, variant, progress, in_folds, sample_embedder, spread=spread)
     with progress.step("scoring", len(test), "images") as done:
-        rows, reasons, ratios = _score(test, search, sample_embedder, done)
+        rows, reasons, ratios = _score(test, search, sample_embedder, spread, done)
     return DistanceTable(
         key=key,
         test=rows,
@@ -195,22 +203,36 @@ def _search(
 
 
 def _score(
-    test: Sequence[Sample], search: ReferenceSearch, sample_embedder: SampleEmbedder, done: Callable[[int], None]
+    test: Sequence[Sample],
+    search: ReferenceSearch,
+    sample_embedder: SampleEmbedder,
+    spread: Spread,
+    done: Callable[[int], None],
 ) -> tuple[Float32, list[str], list[float]]:
     """Distances (n, N), reasons (n,), and the foreground ratios of the samples judged."""
     rows = np.zeros((len(test), int(np.prod(sample_embedder.embedder.backbone.card.grid_hw))), np.float32)
     reasons: list[str] = []
     ratios: list[float] = []
-    for row, views in zip(rows, sample_embedder.views_of(test), strict=True):
-        if isinstance(views, FrameError):
-            reasons.append(str(views))
+    found = spread(partial(_searched, search), sample_embedder.views_of(test))
+    for row, one in zip(rows, found, strict=True):
+        if isinstance(one, FrameError):
+            reasons.append(str(one))
         else:
-            [image] = views
-            row[:] = search(image).squared
+            row[:], ratio = one
             reasons.append("")
-            ratios.append(float(image.mask.foreground.mean()))
+            ratios.append(ratio)
         done(1)
     return rows, reasons, ratios
+
+
+def _searched(
+    search: ReferenceSearch, views: list[ForegroundEmbedding] | FrameError
+) -> tuple[Float32, float] | FrameError:
+    """A sample's distances (N,) and its foreground ratio, or why it has none."""
+    if isinstance(views, FrameError):
+        return views
+    [image] = views
+    return search(image).squared, float(image.mask.foreground.mean())
 
 
 def _calibrate(
@@ -219,6 +241,8 @@ def _calibrate(
     progress: Progress,
     in_folds: Sequence[Sample],
     sample_embedder: SampleEmbedder,
+    *,
+    spread: Spread,
 ) -> tuple[Float32, Float32]:
     """Distances (m, N) of the good images, and (folds, n, N) of the samples that are scored in every fold."""
     n_images = _n_images(images, variant)
@@ -227,24 +251,40 @@ def _calibrate(
         return np.empty((0, 0), np.float32), np.empty((0, len(in_folds), n_patches), np.float32)
     n_folds = fold_count(n_images)
     table = np.empty((n_images, n_patches), np.float32)
-    by_fold: list[Float32] = []
-    total = n_images + n_folds * len(in_folds)
-    with progress.step(f"calibrating in {n_folds} folds", total, "images") as done:
-
-        def search_among(others: EmbeddingStore) -> ReferenceSearch:
-            search = ReferenceSearch(others, variant)
-            by_fold.append(_score(in_folds, search, sample_embedder, done)[0])
-            return search
-
+    by_fold = np.zeros((n_folds, len(in_folds), n_patches), np.float32)
+    usable, also = _usable(in_folds, sample_embedder, images.folder)
+    folds_seen = dict.fromkeys(usable, 0)
+    with progress.step(f"calibrating in {n_folds} folds", n_images + n_folds * len(usable), "images") as done:
         for image, distances in cross_distances(
             images,
-            search_among,
+            partial(ReferenceSearch, variant=variant),
             seed=variant.recipe.seed,
             views=_views(variant),
+            also=also,
+            spread=spread,
         ):
-            table[image] = distances.squared
+            if image < n_images:
+                table[image] = distances.squared
+            else:
+                place = usable[image - n_images]
+                by_fold[folds_seen[place], place] = distances.squared
+                folds_seen[place] += 1
             done(1)
-    return table, np.stack(by_fold)
+    return table, by_fold
+
+
+def _usable(
+    samples: Sequence[Sample], sample_embedder: SampleEmbedder, scratch: Path
+) -> tuple[list[int], EmbeddingStore]:
+    """The numbers of the samples that can be embedded, and their embeddings."""
+    usable: list[int] = []
+    embeddings = EmbeddingStore(scratch)
+    for number, views in enumerate(sample_embedder.views_of(samples)):
+        if not isinstance(views, FrameError):
+            [image] = views
+            embeddings.append(image)
+            usable.append(number)
+    return usable, embeddings
 
 
 def _n_images(images: EmbeddingStore, variant: Variant) -> int:

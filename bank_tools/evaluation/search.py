@@ -56,13 +56,23 @@ class _OneScale:
         ).patches
         self.n_patches = len(patches)
         self._variant = variant
-        self._search = PatchSearch(
-            patches, device=recipe.search_device, threads=recipe.search_threads, levels=recipe.levels
-        )
+        self._search = self._search_of(patches)
         self._patches = patches
         self._support = None
         if variant.reweighted:
             self._support = self._search.nearest(patches, SUPPORT)[1]
+
+    def __getstate__(self) -> dict[str, object]:
+        """Without the search, which is made anew of its patches."""
+        return {name: value for name, value in vars(self).items() if name != "_search"}
+
+    def __setstate__(self, state: dict[str, object]) -> None:
+        vars(self).update(state)
+        self._search = self._search_of(self._patches)
+
+    def _search_of(self, patches: Float32) -> PatchSearch:
+        recipe = self._variant.recipe
+        return PatchSearch(patches, device=recipe.search_device, threads=recipe.search_threads, levels=recipe.levels)
 
     def __call__(self, image: ForegroundEmbedding) -> PatchDistances:
         recipe = self._variant.recipe

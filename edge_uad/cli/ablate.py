@@ -21,7 +21,7 @@ from edge_uad.cli.measuring import (
     print_warnings,
     require_evaluate_extra,
 )
-from edge_uad.cli.model import open_for_many
+from edge_uad.cli.model import open_for_many, spread_for
 from edge_uad.cli.options import MachineOptions, RecipeOptions, recipe_of, with_option_groups
 from edge_uad.errors import UsageError
 from edge_uad.records import Join
@@ -128,6 +128,7 @@ class VariantFactory:
             progress=TerminalProgress(),
             pixels=self.pixels,
             calibrated=self.calibrated,
+            spread=spread_for(self.machine),
         )
 
     def check(self, point: "Point") -> None:

@@ -26,7 +26,7 @@ from edge_uad.cli.measuring import (
     require_evaluate_extra,
     whole_numbers,
 )
-from edge_uad.cli.model import model_or_default, open_for_many
+from edge_uad.cli.model import model_or_default, open_for_many, spread_for
 from edge_uad.cli.options import (
     ApartOption,
     JsonOption,
@@ -162,6 +162,7 @@ def evaluate(
         pixels=pixels and task is not Task.LOW_SHOT,
         calibrated=task is not Task.CLUSTER,
         on_category=print_category,
+        spread=spread_for(machine),
     )
     outcome = _run(task, dataset, context, good=good, shots=numbers, seeds=seeds)
     write_results(outcome, context, out / "results.json")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from edge_uad.cli.built_bank import print_skipped
 from edge_uad.cli.console import TerminalProgress, note, warn
-from edge_uad.cli.model import model_or_default, models_by_size, open_for_many
+from edge_uad.cli.model import model_or_default, models_by_size, open_for_many, spread_for
 from edge_uad.cli.options import MachineOptions, RecipeOptions, recipe_of
 from edge_uad.errors import UsageError
 from edge_uad.records import IndexChoice, WantedPrecision
@@ -120,6 +120,7 @@ def made_bank(wishes: Wishes, model: Path) -> MadeBank:
         progress=progress,
         exclude_outliers=wishes.exclude_outliers,
         cycle_ms=wishes.cycle_ms,
+        spread=spread_for(machine),
     )
     return MadeBank(built, embedder, slow)
 

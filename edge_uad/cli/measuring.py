@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from bank_tools.evaluation.detection import CategoryResult, EvaluationContext
     from bank_tools.evaluation.results import ResultTable
     from bank_tools.evaluation.variant import Variant
+    from bank_tools.spread import Spread
     from edge_uad.interfaces import Backbone
     from edge_uad.progress import Progress
 
@@ -82,6 +83,7 @@ def make_context(
     pixels: bool,
     calibrated: bool = True,
     on_category: "Callable[[CategoryResult], None]" = lambda _: None,
+    spread: "Spread | None" = None,
 ) -> "EvaluationContext":
     """The stages, the cache and the folder of finished steps.
 
@@ -96,6 +98,7 @@ def make_context(
         pixels: whether heat is compared with masks.
         calibrated: whether the threshold is calibrated.
         on_category: called with each category's result.
+        spread: how calibration and scoring are carried out; None for here, one after the other.
     """
     from bank_tools.bank.embeddings import scratch_folder
     from bank_tools.evaluation.detection import EvaluationContext
@@ -103,6 +106,7 @@ def make_context(
     from bank_tools.evaluation.embedding_cache import EmbeddingCache
     from bank_tools.evaluation.step_cache import StepCache
     from bank_tools.evaluation.variant import embedder_of
+    from bank_tools.spread import one_by_one
 
     recipe = variant.recipe
     embedder = embedder_of(backbone, variant)
@@ -123,6 +127,7 @@ def make_context(
         variant=variant,
         pixels=pixels,
         calibrated=calibrated,
+        spread=spread or one_by_one,
         on_category=on_category,
     )
 

@@ -8,6 +8,8 @@ from edge_uad.cli.options import MachineOptions
 from edge_uad.runtime.cache import DEFAULT_BACKBONE, default_model_path
 
 if TYPE_CHECKING:
+    from bank_tools.cluster.ray_cluster import RayCluster
+    from bank_tools.spread import Spread
     from edge_uad.interfaces import Backbone
     from edge_uad.records import ModelCard
 
@@ -45,17 +47,40 @@ def model_or_default(model: Path | None, bank: Path | None = None) -> Path:
 def open_for_many(model: Path | None, machine: MachineOptions) -> "tuple[Backbone, int]":
     """The model named, or the default backbone, opened for many images, and how many it is given at a time.
 
+    On a cluster, it is run by the workers.
+
     Raises:
-        EdgeUadError: as :func:`model_or_default` and :func:`edge_uad.runtime.assemble.load_backbone_for_many`.
+        EdgeUadError: as :func:`model_or_default` and :func:`edge_uad.runtime.assemble.load_backbone_for_many`, and as
+            :func:`bank_tools.cluster.ray_cluster.connect` where a cluster is named.
     """
     from edge_uad.runtime.assemble import load_backbone_for_many
 
-    return load_backbone_for_many(
-        model_or_default(model),
-        provider=machine.provider,
-        threads=machine.threads,
-        search_device=machine.search_device,
+    cluster = _cluster_of(machine)
+    path = model_or_default(model)
+    backbone, workers = load_backbone_for_many(
+        path, provider=machine.provider, threads=machine.threads, search_device=machine.search_device
     )
+    if cluster is None:
+        return backbone, workers
+    from bank_tools.cluster.backbone import on_cluster
+
+    return on_cluster(backbone, path, machine.provider, cluster.on_workers), cluster.n_at_a_time
+
+
+def spread_for(machine: MachineOptions) -> "Spread":
+    """How work other than embedding is carried out: on the cluster named, or here."""
+    from bank_tools.spread import one_by_one
+
+    cluster = _cluster_of(machine)
+    return one_by_one if cluster is None else cluster.spread
+
+
+def _cluster_of(machine: MachineOptions) -> "RayCluster | None":
+    if machine.cluster is None:
+        return None
+    from bank_tools.cluster.ray_cluster import connect
+
+    return connect(machine.cluster)
 
 
 def models_by_size(model: Path, card: "ModelCard") -> dict[int, Path]:

@@ -38,6 +38,15 @@ PrecisionOption = Annotated[
 ThreadsOption = Annotated[
     int, typer.Option("--threads", min=0, help="CPU threads of model and search; 0 takes all cores.")
 ]
+ClusterOption = Annotated[
+    str | None,
+    typer.Option(
+        "--cluster",
+        help="Embed, calibrate and score on the workers of a Ray cluster: auto, ray://HOST:PORT or HOST:PORT. "
+        r"Needs the \[cluster] extra.",
+        show_default="this machine alone",
+    ),
+]
 SearchDeviceOption = Annotated[SearchDevice, typer.Option("--search-device", help="Where the bank is searched.")]
 ServerKeyOption = Annotated[
     Path | None, typer.Option("--server-key", help="The daemon's public key file, where it demands keys.")
@@ -200,6 +209,12 @@ class MachineOptions:
     provider: ProviderOption = "cpu"
     threads: ThreadsOption = 0
     search_device: SearchDeviceOption = "cpu"
+    cluster: ClusterOption = None
+
+    def __post_init__(self) -> None:
+        """Raise UsageError for a cluster beside an accelerator, before a model is loaded."""
+        if self.cluster is not None and (self.provider not in {"cpu", "openvino"} or self.search_device != "cpu"):
+            raise UsageError("--cluster works on processors; leave out --provider and --search-device, or --cluster")
 
 
 def recipe_of(
@@ -231,7 +246,8 @@ def recipe_of(
         seed=options.seed,
         reduced_decode=reduced_decode,
         search_device=machine.search_device,
-        search_threads=machine.threads,
+        # each worker of a cluster has one core
+        search_threads=machine.threads if machine.cluster is None else 1,
     )
 
 
