@@ -15,7 +15,8 @@ from pathlib import Path
 from bank_tools.bank.build import build_bank, embed_all
 from bank_tools.bank.recipe import embedder_for, recipe_for
 from bank_tools.cluster.backbone import on_cluster
-from bank_tools.cluster.ray_cluster import RayCluster, connect
+from bank_tools.cluster.connect import connect
+from bank_tools.cluster.ray_cluster import RayCluster
 from edge_uad.progress import SilentProgress
 from edge_uad.records import AnyFrame
 from edge_uad.runtime.assemble import load_backbone_for_many

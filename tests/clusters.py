@@ -13,7 +13,7 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from bank_tools.cluster.ray_cluster import LOCAL_ONLY
+from bank_tools.cluster.connect import LOCAL_ONLY
 
 OF_EACH_NODE = {"num_cpus": 1, "object_store_memory": 128 * 2**20}
 START_TIMEOUT_S = 120

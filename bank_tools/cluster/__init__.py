@@ -1,1 +1,1 @@
-"""Embedding, calibration and scoring on many machines; ``ray_cluster`` alone knows Ray, and imports it when asked."""
+"""Embedding, calibration and scoring on many machines. ``ray_cluster`` and ``connect`` know Ray, nothing else does."""

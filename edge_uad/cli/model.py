@@ -51,7 +51,7 @@ def open_for_many(model: Path | None, machine: MachineOptions) -> "tuple[Backbon
 
     Raises:
         EdgeUadError: as :func:`model_or_default` and :func:`edge_uad.runtime.assemble.load_backbone_for_many`, and as
-            :func:`bank_tools.cluster.ray_cluster.connect` where a cluster is named.
+            :func:`bank_tools.cluster.connect.connect` where a cluster is named.
     """
     from edge_uad.runtime.assemble import load_backbone_for_many
 
@@ -78,7 +78,7 @@ def spread_for(machine: MachineOptions) -> "Spread":
 def _cluster_of(machine: MachineOptions) -> "RayCluster | None":
     if machine.cluster is None:
         return None
-    from bank_tools.cluster.ray_cluster import connect
+    from bank_tools.cluster.connect import connect
 
     return connect(machine.cluster)
 

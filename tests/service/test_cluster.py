@@ -1,6 +1,7 @@
 """Many machines by Ray: a cluster of real nodes' processes on this machine, one of which is killed on the way."""
 
 import json
+import shutil
 import socket
 import subprocess
 import sys
@@ -18,6 +19,7 @@ from edge_uad.inference.bank import PatchBank
 from tests.cluster_driver import N_SLOW
 from tests.clusters import RunningCluster, running_cluster
 from tests.conftest import edge_uad
+from tests.service.test_cli_calls_nobody import connections, strace
 from tests.trees import write_tree
 
 if find_spec("ray") is None:
@@ -180,7 +182,7 @@ def test_a_listener_that_says_nothing_is_an_error_within_a_bounded_time(
 AUTO = """
 import json, os, sys
 from pathlib import Path
-from bank_tools.cluster.ray_cluster import connect
+from bank_tools.cluster.connect import connect
 
 def own():
     # this process, and all that it started
@@ -220,3 +222,14 @@ def test_a_cluster_of_this_machine_alone_listens_on_loopback_and_leaves_nothing(
     assert all(address.split(":")[0] in LOOPBACK for address in listening)
     assert usage_stats == "0"
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.skipif(shutil.which("strace") is None, reason="strace is not installed")
+def test_a_cluster_of_this_machine_alone_calls_nobody(
+    tiny_model: Path, good_parts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    call = ("build-bank", good_parts, "--model", tiny_model, "--out", tmp_path / "b.safetensors", "--cluster", "auto")
+    calls = strace(tmp_path, sys.executable, "-m", "edge_uad", *call)
+    assert any("127.0.0.1" in one for one in calls)  # they are seen at all
+    assert [one for one in connections(calls) if '"::ffff:127.0.0.1"' not in one] == []  # loopback, as IPv6 writes it

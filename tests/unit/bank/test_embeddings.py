@@ -1,5 +1,6 @@
 """EmbeddingStore: what is read from the file is what was appended, and banks do not depend on it."""
 
+import pickle
 import resource
 import tracemalloc
 from collections.abc import Callable
@@ -63,6 +64,24 @@ def test_what_is_read_is_what_was_appended(seed: int, n: int, data: st.DataObjec
     assert len(view) == len(chosen)
     for found, image in zip(view, chosen, strict=True):
         assert_equal(found, images[image])
+
+
+@given(seed=st.integers(0, 999), n=st.integers(0, 6), data=st.data())
+def test_another_process_reads_what_this_one_appended_masks_and_all(seed: int, n: int, data: st.DataObject) -> None:
+    store = stored(random_images(seed, n))
+    sent = pickle.loads(pickle.dumps(store))  # noqa: S301  # its own
+    views = [(store, sent)]
+    if n:
+        chosen = data.draw(st.lists(st.integers(0, n - 1), max_size=5))
+        kept = store.masked(kernel=1, threshold=0)
+        views.append((kept.only(chosen), pickle.loads(pickle.dumps(kept.only(chosen)))))  # noqa: S301
+        views.append((kept.only(chosen), sent.masked(kernel=1, threshold=0).only(chosen)))
+    for here, there in views:
+        assert here.dim == there.dim
+        for found, expected in zip(there, here, strict=True):
+            assert_equal(found, expected)
+    with pytest.raises(TypeError, match="read only"):
+        sent.append(random_images(seed, 1)[0])
 
 
 @given(seed=st.integers(0, 999), n=st.integers(1, 6), data=st.data())

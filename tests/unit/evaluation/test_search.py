@@ -1,6 +1,7 @@
 """What goes past the paper: scales, weights, banks without near-copies."""
 
 import math
+import pickle
 from dataclasses import replace
 
 import numpy as np
@@ -143,3 +144,18 @@ def test_soft_masking_multiplies_each_distance_by_its_share_of_the_highest_atten
     soft = ReferenceSearch(stored(good), Variant(recipe=EVERYTHING, bpm_soft=True))(weighted)
     np.testing.assert_array_equal(soft.squared, plain.squared * (attention / np.float32(19)))
     np.testing.assert_array_equal(soft.nearest, plain.nearest)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"reweighted": True}, {"scales": (1, 3)}, {"bpm_soft": True}],
+    ids=lambda options: next(iter(options), ""),
+)
+def test_a_bank_that_was_sent_elsewhere_finds_the_same(options: dict[str, object]) -> None:
+    rng = np.random.default_rng(3)
+    images, query = stored(random_image(rng) for _ in range(3)), random_image(rng)
+    search = ReferenceSearch(images, replace(Variant(recipe=EVERYTHING), **options))  # type: ignore[arg-type]
+    sent = pickle.loads(pickle.dumps(search))  # noqa: S301  # its own
+    assert sent.n_patches == search.n_patches
+    np.testing.assert_array_equal(sent(query).squared, search(query).squared)
+    np.testing.assert_array_equal(sent(query).nearest, search(query).nearest)
