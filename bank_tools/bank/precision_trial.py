@@ -25,7 +25,6 @@ from edge_uad.inference.backbones import CPU_PROVIDERS
 from edge_uad.inference.backbones.certificate import TOLERANCE, shortfalls
 from edge_uad.inference.backbones.onnx import OTHER_RUNTIME
 from edge_uad.inference.backbones.openvino import features_needed, openvino_is_installed
-from edge_uad.inference.backbones.tiled import tiled
 from edge_uad.inference.inspector import Embedder, ForegroundEmbedding
 from edge_uad.inference.scoring import decide, image_score
 from edge_uad.interfaces import Backbone
@@ -290,7 +289,8 @@ def prepare_trial(
         for precision in precisions:
             backbones[precision] = load_backbone(model, threads=1, precision=precision, at_once=workers)
             done(1)
-    times_ms = _embedding_times_ms(reference.backbone, backbones)
+    # not by the reference, which a cluster may run
+    times_ms = _embedding_times_ms(load_backbone(model, threads=1), backbones)
     candidates, refused = [], []
     for precision, (own_ms, fp32_ms) in times_ms.items():
         if own_ms > WORTH_RATIO * fp32_ms:
@@ -306,7 +306,6 @@ def _embedding_times_ms(
     reference: Backbone, lowered: Mapping[LowerPrecision, Backbone]
 ) -> dict[LowerPrecision, tuple[float, float]]:
     """Of each precision the time of one picture, and that of fp32, all in turn."""
-    reference = tiled(reference, None)
     pixels = np.zeros((1, 3, *reference.card.input_hw), np.float32)
     fp32_s: list[float] = []
     own_s: dict[LowerPrecision, list[float]] = {precision: [] for precision in lowered}

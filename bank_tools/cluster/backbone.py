@@ -15,7 +15,7 @@ from edge_uad.inference.backbones.card import check_pixels
 from edge_uad.inference.backbones.files import read_model_file
 from edge_uad.interfaces import Backbone
 from edge_uad.records import Embedding, Float32, ModelCard, Provider
-from edge_uad.runtime.assemble import load_backbone
+from edge_uad.runtime.backbones import load_backbone
 
 
 class RunEach(Protocol):
