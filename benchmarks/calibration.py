@@ -21,9 +21,9 @@ import cv2
 import numpy as np
 from scipy.stats import binom
 
-from bank_tools.bank.build import embed_all
 from bank_tools.bank.calibrate import Coreset, choose_coreset, cross_scores
 from bank_tools.bank.embeddings import EmbeddingStore
+from bank_tools.bank.good_images import embed_all
 from bank_tools.bank.tail import tail_threshold
 from edge_uad.cli.console import TerminalProgress
 from edge_uad.inference.inspector import Embedder, ForegroundEmbedding

@@ -233,8 +233,8 @@ def build_bank(
     """
     own_packages()
     from bank_tools.bank.build import build_bank as build  # noqa: PLC0415  (inspection does without)
-    from bank_tools.bank.build import embed_all  # noqa: PLC0415
     from bank_tools.bank.embeddings import scratch_folder  # noqa: PLC0415
+    from bank_tools.bank.good_images import embed_all  # noqa: PLC0415
     from bank_tools.bank.precision_trial import possible_precisions, prepare_trial  # noqa: PLC0415
     from bank_tools.bank.recipe import embedder_for, recipe_for  # noqa: PLC0415
     from bank_tools.bank.rotation import n_views  # noqa: PLC0415

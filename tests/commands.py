@@ -120,6 +120,7 @@ PLAIN_TEXTS = frozenset(
         "endpoint",
         "to",
         "station",
+        "cluster",
         "encoding",
         "backbone",
         "layers",

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from bank_tools.bank.build import BuiltBank, GoodImages, build_bank, embed_all
+from bank_tools.bank.build import BuiltBank, build_bank
+from bank_tools.bank.good_images import GoodImages, embed_all
 from bank_tools.bank.recipe import embedder_for, recipe_for
 from bank_tools.metrics.image import image_auroc
 from edge_uad import __version__

@@ -11,7 +11,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from bank_tools.bank.build import MIN_IMAGES, build_bank, embed_all
+from bank_tools.bank.build import MIN_IMAGES, build_bank
+from bank_tools.bank.good_images import embed_all
 from bank_tools.bank.recipe import DEFAULT_MAX_PATCHES, embedder_for, recipe_for
 from edge_uad.errors import FrameError, UsageError
 from edge_uad.inference.bank import PatchBank

@@ -3,8 +3,9 @@
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from bank_tools.bank.build import BuiltBank, ScoredImage, name_of, pixel_digest
+from bank_tools.bank.build import BuiltBank, ScoredImage
 from bank_tools.bank.calibrate import OutlierCost
+from bank_tools.bank.good_images import name_of, pixel_digest
 from bank_tools.evaluation.step_cache import write_result
 from bank_tools.report.charts import Histogram
 from bank_tools.report.page import Charts, Facts, Gallery, Picture, Section, page

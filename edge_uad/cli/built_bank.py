@@ -9,7 +9,8 @@ import typer
 from edge_uad.cli.console import console, stderr, warn
 
 if TYPE_CHECKING:
-    from bank_tools.bank.build import BuiltBank, GoodImages
+    from bank_tools.bank.build import BuiltBank
+    from bank_tools.bank.good_images import GoodImages
     from edge_uad.records import BankManifest, Tiling
 
 SHOWN_FILES = 20

@@ -66,8 +66,9 @@ def made_bank(wishes: Wishes, model: Path) -> MadeBank:
     Raises:
         EdgeUadError: the good images, the model or an option cannot be used.
     """
-    from bank_tools.bank.build import build_bank, embed_all
+    from bank_tools.bank.build import build_bank
     from bank_tools.bank.embeddings import scratch_folder
+    from bank_tools.bank.good_images import embed_all
     from bank_tools.bank.precision_trial import possible_precisions, prepare_trial, would_gain_from_openvino
     from bank_tools.bank.recipe import embedder_for
     from bank_tools.bank.rotation import n_views

@@ -8,7 +8,8 @@ import pytest
 
 pytest.importorskip("openvino", reason="the [openvino] extra is not installed")
 
-from bank_tools.bank.build import build_bank, embed_all  # after the skip
+from bank_tools.bank.build import build_bank  # after the skip
+from bank_tools.bank.good_images import embed_all  # after the skip
 from bank_tools.bank.precision_trial import prepare_trial  # as above
 from bank_tools.bank.recipe import embedder_for, recipe_for  # as above
 from edge_uad.inference.backbones.processor import HIDDEN_VARIABLE, cpu_features  # as above

@@ -9,7 +9,8 @@ import pytest
 pytest.importorskip("openvino", reason="the [openvino] extra is not installed")
 
 from bank_tools.bank import precision_trial
-from bank_tools.bank.build import BuiltBank, build_bank, embed_all
+from bank_tools.bank.build import BuiltBank, build_bank
+from bank_tools.bank.good_images import embed_all
 from bank_tools.bank.precision_trial import (
     MOST_IMAGES,
     PrecisionTrial,

@@ -5,8 +5,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from bank_tools.bank.build import build_bank, embed_all
+from bank_tools.bank.build import build_bank
 from bank_tools.bank.embeddings import EmbeddingStore
+from bank_tools.bank.good_images import embed_all
 from bank_tools.bank.recipe import Recipe, embedder_for
 from bank_tools.bank.rotation import (
     QUARTER_TURNS,

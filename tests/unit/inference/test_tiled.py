@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bank_tools.bank.build import build_bank, embed_all
+from bank_tools.bank.build import build_bank
+from bank_tools.bank.good_images import embed_all
 from bank_tools.bank.recipe import embedder_for, recipe_for
 from edge_uad.errors import BankError, UsageError
 from edge_uad.inference.backbones.tiled import TiledBackbone, tiled

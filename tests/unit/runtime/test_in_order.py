@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bank_tools.bank.build import embed_all
+from bank_tools.bank.good_images import embed_all
 from edge_uad.progress import SilentProgress
 from edge_uad.records import Frame, Geometry, UnreadableFrame
 from edge_uad.runtime.assemble import make_embedder
