@@ -21,7 +21,7 @@ from edge_uad.records import Float32, IndexCertificate, Int, PatchDistances
 PAYS_FROM = 20_000
 """Patches from which on a bank gets lists by itself (``benchmarks/search.py`` has the times)."""
 SHORT_DIM = 64
-LISTS_PER_ROOT = 2.0
+LISTS_PER_ROOT = 1.0
 """So many times the square root of the patches are the lists. More of them are more calls, fewer are longer ones."""
 WIDTHS = (4, 8, 16, 32)
 """Lists read, from the fastest on; the first that holds what is promised is taken."""

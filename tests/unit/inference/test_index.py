@@ -178,7 +178,7 @@ def test_how_a_bank_is_searched_is_told_in_one_line() -> None:
     manifest = random_bank(indexed=True).manifest
     told = describe_search(manifest)
     assert told is not None
-    assert told.startswith("searched by an index, 4 of 18 lists")
+    assert told.startswith("searched by an index, 4 of 9 lists")
     assert "99.00% of the patches" in told
     assert "\n" not in told
     assert describe_search(manifest, "gpu") == "searched exactly on the GPU; its index is for the CPU"
@@ -239,7 +239,7 @@ def test_a_damaged_index_is_refused_before_anything_is_searched(tmp_path: Path, 
     [
         {"n_lists": 0},
         {"lists_read": 0},
-        {"lists_read": 19},
+        {"lists_read": 10},
         {"recall": 1.5},
         {"recall": float("nan")},
         {"flips": -1},
