@@ -4,11 +4,13 @@
 
 Three tables: nothing beside the inference; a program that keeps one core busy, and how much of its work it still gets
 done; a second process that infers with the same settings, as a second daemon does. Each row is one setting changed;
-ratios are of the fastest inferences, then of the medians.
+ratios are of the fastest inferences, then of the medians. *sleeps* is how often a thread of this process waited in the
+kernel during an inference: each time another one must wake it.
 """
 
 import contextlib
 import multiprocessing
+import resource
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -78,6 +80,7 @@ class Measured:
     times_ms: list[float] = field(default_factory=list)
     work_hz: list[float] = field(default_factory=list)
     """The program beside, during each of them."""
+    sleeps: list[int] = field(default_factory=list)
 
 
 def main() -> int:
@@ -104,7 +107,8 @@ def main() -> int:
         with neighbour(beside, model, pixels) as (turn, work):
             found = timed(runs, 3 if options.quick else options.repeats, turn, work)
         with_work = beside == "program"
-        columns = ["", "min ms", "median ms", "of min", "of median", *(["program's work"] if with_work else [])]
+        columns = ["", "min ms", "median ms", "of min", "of median", "sleeps"]
+        columns += ["program's work"] if with_work else []
         report.add(Table(NEIGHBOURS[beside], columns, rows_of(found, with_work=with_work)))
         report.facts["times_ms"][beside] = {name: one.times_ms for name, one in found.items()}
         report.facts["work_hz"][beside] = {name: one.work_hz for name, one in found.items()}
@@ -177,13 +181,18 @@ def timed(runs: Mapping[str, Callable[[], object]], repeats: int, turn: Any, wor
         for place, (name, run) in enumerate(runs.items()):
             turn.value = place
             time.sleep(BETWEEN_RUNS_S)
-            done, started_s = work.value, time.perf_counter()
+            done, slept, started_s = work.value, _sleeps(), time.perf_counter()
             run()
             elapsed_s = time.perf_counter() - started_s
+            found[name].sleeps.append(_sleeps() - slept)
             found[name].times_ms.append(elapsed_s * 1e3)
             found[name].work_hz.append((work.value - done) / elapsed_s)
     turn.value = -1
     return found
+
+
+def _sleeps() -> int:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_nvcsw
 
 
 def rows_of(found: Mapping[str, Measured], *, with_work: bool) -> list[tuple[str, ...]]:
@@ -195,6 +204,7 @@ def rows_of(found: Mapping[str, Measured], *, with_work: bool) -> list[tuple[str
             f"{np.median(one.times_ms):.1f}",
             f"{min(one.times_ms) / min(ours.times_ms):.2f}",
             f"{np.median(one.times_ms) / np.median(ours.times_ms):.2f}",
+            f"{np.median(one.sleeps):.0f}",
             *((f"{np.median(one.work_hz) / np.median(ours.work_hz):.2f}",) if with_work else ()),
         )
         for name, one in found.items()
