@@ -58,7 +58,7 @@ soak: $(INSTALLED) ## a daemon of four stations under random faults: make soak M
 	$(BIN)/python -m benchmarks.soak --minutes $(MINUTES) $(if $(SEED),--seed $(SEED)) $(if $(JSON),--json $(JSON))
 
 performance: $(INSTALLED) ## docs/performance.md, measured on this machine: leave it alone meanwhile; QUICK=1 tries it
-	$(BIN)/python -m benchmarks.performance $(if $(QUICK),--quick) $(if $(GOOD),--good $(GOOD)) $(if $(TEST),--test $(TEST))
+	$(BIN)/python -m benchmarks.performance $(if $(QUICK),--quick) $(addprefix --set ,$(PRECISION_SETS))
 
 SETS ?= $(wildcard ../shared/data/*/)
 # evaluate's own, such as OPTIONS='--candidate "fine: input=448" --seeds 5 --draw 0.8 --out evaluation/fine'

@@ -1,11 +1,11 @@
 """docs/performance.md, measured on this machine: ``make performance``.
 
-    python -m benchmarks.performance [--quick] [--only line,growth] [--page-only] [--good FOLDER] [--test FOLDER]
+    python -m benchmarks.performance [--quick] [--only line,growth] [--page-only] [--set ROOT]…
 
 Runs each benchmark as a process, keeps its results in build/performance/, and writes from them the page and
 docs/performance/*.svg. ``--quick`` only checks that all of them run; its page stays in build/performance/. A benchmark
 that fails leaves the page unchanged; run it again with ``--only``, and the kept results of the others are used.
-``--good`` and ``--test`` are real parts for what a lower precision does to verdicts; a folder called ``good`` is good.
+``--set`` names a dataset for what a lower precision does to verdicts, and may be repeated.
 """
 
 import argparse
@@ -15,7 +15,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -28,8 +28,8 @@ BUILD = ROOT / "build" / "performance"
 PAGE = ROOT / "docs" / "performance.md"
 BENCHMARKS = ("line", "stations", "reference", "frames", "sessions", "precision", "search", "coreset", "growth")
 """In the page's order; one that this checkout does not have is left out."""
-OF_PARTS = "precision"
-"""The one that takes ``--good`` and ``--test``."""
+OF_SETS = "precision"
+"""The one that takes ``--set``."""
 
 HEAD = """# Performance
 
@@ -49,7 +49,7 @@ def main() -> int:
     wanted = names if options.only is None else [name for name in names if name in options.only.split(",")]
     BUILD.mkdir(parents=True, exist_ok=True)
     if not options.page_only:
-        measure(wanted, quick=options.quick, parts={"--good": options.good, "--test": options.test})
+        measure(wanted, quick=options.quick, sets=options.set)
     results = {name: json.loads(kept(name).read_text(encoding="utf-8")) for name in names if kept(name).is_file()}
     missing = [name for name in names if name not in results]
     if missing:
@@ -69,8 +69,9 @@ def parsed() -> argparse.Namespace:
     )
     parser.add_argument("--only", metavar="NAMES", help=f"by commas, of {', '.join(BENCHMARKS)}")
     parser.add_argument("--page-only", action="store_true", help="write the page from kept results")
-    parser.add_argument("--good", type=Path, metavar="FOLDER", help="good parts, for the lower precisions")
-    parser.add_argument("--test", type=Path, metavar="FOLDER", help="more parts, for the lower precisions")
+    parser.add_argument(
+        "--set", type=Path, action="append", default=[], metavar="ROOT", help="a dataset, for the lower precisions"
+    )
     return parser.parse_args()
 
 
@@ -78,7 +79,7 @@ def kept(name: str) -> Path:
     return BUILD / f"{name}.json"
 
 
-def measure(names: Sequence[str], *, quick: bool, parts: Mapping[str, Path | None]) -> None:
+def measure(names: Sequence[str], *, quick: bool, sets: Sequence[Path]) -> None:
     """Run each, and add to its results the share of the machine that other programs took.
 
     Raises:
@@ -87,18 +88,17 @@ def measure(names: Sequence[str], *, quick: bool, parts: Mapping[str, Path | Non
     for name in names:
         kept(name).unlink(missing_ok=True)
         others, started_s = OtherPrograms(), time.monotonic()
-        given = {option: folder for option, folder in parts.items() if folder is not None and name == OF_PARTS}
+        given = sets if name == OF_SETS else ()
         command = [sys.executable, "-m", f"benchmarks.{name}", "--json", str(kept(name)), "--out", str(BUILD)]
-        command += [text for option, folder in given.items() for text in (option, str(folder.absolute()))]
+        command += [text for root in given for text in ("--set", str(root.absolute()))]
         say(f"── {name}")
         code = subprocess.run([*command, *(["--quick"] if quick else [])], cwd=ROOT, check=False).returncode
         if code or not kept(name).is_file():
             kept(name).unlink(missing_ok=True)
             raise SystemExit(f"benchmarks.{name} ended with exit code {code}; nothing was written to {PAGE.name}")
         result = json.loads(kept(name).read_text(encoding="utf-8"))
-        # the last folders name the parts; the rest of the path is private to this machine
-        shown = "".join(f" {option} {Path(*folder.absolute().parts[-3:])}" for option, folder in given.items())
-        result["command"] += shown
+        # the last folder names the set; the rest of the path is private to this machine
+        result["command"] += "".join(f" --set {root.absolute().name}" for root in given)
         around = {"quick": quick, "others_share": others.share(), "whole_s": time.monotonic() - started_s}
         kept(name).write_text(json.dumps(result | around, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
 
