@@ -35,7 +35,7 @@ Provider = Literal["cpu", "cuda", "tensorrt", "openvino"]
 """What runs the backbone."""
 SearchDevice = Literal["cpu", "gpu"]
 """What searches the bank."""
-Precision = Literal["fp32", "fp16", "int8"]
+Precision = Literal["fp32", "fp16"]
 """Of a model's weights and blocks; input and outputs are float32 always."""
 LowerPrecision = Literal["bf16", "int8"]
 """In which a processor may run an fp32 model: products of bfloat16 numbers, or of whole numbers."""
@@ -253,8 +253,7 @@ class ModelCard:
     """0-based blocks whose patch tokens are joined."""
     attention_layer: int
     """0-based block whose CLS attention is the mask's source."""
-    precision: str
-    """fp32, fp16 or int8."""
+    precision: Precision
     licence: str
     weights_sha256: str
     join: Join = "mean"

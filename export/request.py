@@ -1,15 +1,11 @@
 """The settings of an export, and the card that follows from them."""
 
 from dataclasses import dataclass
-from typing import Literal
 
 from edge_uad.errors import UsageError
-from edge_uad.records import Join, ModelCard, joined_width
+from edge_uad.records import Join, ModelCard, Precision, joined_width
 from export.architecture import VitSpec
 from export.weights import IMAGENET_MEAN, IMAGENET_STD, PAPER_TOP_RATIO
-
-FloatPrecision = Literal["fp32", "fp16"]
-"""Of weights and blocks; inputs, outputs and joining are float32 always."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,7 +19,7 @@ class ExportRequest:
     attention_layer: int
     licence: str
     weights_sha256: str
-    precision: FloatPrecision = "fp32"
+    precision: Precision = "fp32"
     mean: tuple[float, float, float] = IMAGENET_MEAN
     std: tuple[float, float, float] = IMAGENET_STD
     join: Join = "mean"

@@ -75,8 +75,6 @@ def _export(card: ModelCard, path: Path, console: Console) -> None:
             f"the model was made of the weights {card.weights_sha256[:12]}, those of {card.backbone} in the cache are "
             f"{found[:12]}; export the variants from your own weights and evaluate each with --backbone"
         )
-    if card.precision not in ("fp32", "fp16"):
-        raise UsageError(f"the model's precision {card.precision} cannot be exported")
     request = ExportRequest(
         backbone=card.backbone,
         input_hw=card.input_hw,
@@ -84,7 +82,7 @@ def _export(card: ModelCard, path: Path, console: Console) -> None:
         attention_layer=card.attention_layer,
         licence=card.licence,
         weights_sha256=found,
-        precision="fp16" if card.precision == "fp16" else "fp32",
+        precision=card.precision,
         mean=card.mean,
         std=card.std,
         join=card.join,

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from edge_uad.records import Join
+from edge_uad.records import Join, Precision
 from export.architecture import VitSpec, VitWeights
-from export.request import ExportRequest, FloatPrecision
+from export.request import ExportRequest
 from export.vit_blocks import Block, PatchEmbed, RotaryEmbedding, Turns
 
 
@@ -141,7 +141,7 @@ class PatchFeatures(nn.Module):
         self.join = join
         self.neighbourhood = neighbourhood
 
-    def with_precision(self, precision: FloatPrecision) -> "PatchFeatures":
+    def with_precision(self, precision: Precision) -> "PatchFeatures":
         """The same module with weights and blocks of this precision; input, outputs and joining stay float32."""
         if precision == "fp32":
             return self

@@ -156,7 +156,6 @@ class PathParameter:
     def given(self, call: list[str], value: str) -> list[str]:
         """The right call with this value instead, and with what it demands beside it."""
         beside = {
-            "export --calibrate": ["--precision", "int8"],
             "serve --server-key": ["--client-keys", "."],
             "serve --client-keys": ["--server-key", "."],
         }.get(str(self), [])

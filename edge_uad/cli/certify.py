@@ -49,7 +49,7 @@ def certify(
     The daemon runs a lower precision with a certificate that holds, on the provider that it was made with.
     The file changes by it, and so does its model id: build the bank afterwards.
 
-    Example: [bold]edge-uad certify int8.onnx --against fp32.onnx --good parts/ --test test/[/bold]
+    Example: [bold]edge-uad certify fp16.onnx --against fp32.onnx --good parts/ --test test/[/bold]
     """
     from bank_tools.bank.certify import CertificationImages, certificate_of, check_pair, judge
     from bank_tools.bank.embeddings import scratch_folder

@@ -100,14 +100,13 @@ def export(
         ),
     ] = None,
     precision: Annotated[
-        Precision, typer.Option("--precision", help="Of weights and blocks; any but fp32 wants edge-uad certify next.")
-    ] = "fp32",
-    calibrate: Annotated[
-        str | None,
+        Precision,
         typer.Option(
-            "--calibrate", help="Good parts, a folder or glob: they set the ranges of int8.", show_default="none"
+            "--precision",
+            help="Of weights and blocks; fp16, for a GPU, wants edge-uad certify next. bf16 and int8 are arithmetic on "
+            "an fp32 file, which edge-uad build-bank certifies.",
         ),
-    ] = None,
+    ] = "fp32",
     target: Annotated[Target, typer.Option("--target", help="What is made.")] = Target.ONNX,
     parity_image: Annotated[
         Path | None,
@@ -124,7 +123,6 @@ def export(
     """
     chosen_layers = None if layers is None else parse_layers(layers)
     _check_suffix(out, target)
-    _check_calibration(precision, calibrate, target)
     if target is Target.TENSORRT and find_spec("torch_tensorrt") is None:
         raise MissingExtraError("edge-uad export --target tensorrt", "tensorrt")
     source = _named(backbone, checkpoint, arch, patch) if backbone != CUSTOM else _custom(checkpoint, arch, patch)
@@ -138,8 +136,7 @@ def export(
         attention_layer=source.attention_layer if attention_layer is None else attention_layer,
         licence=source.licence,
         weights_sha256=sha256_of_file(source.file),
-        # what int8 is made from
-        precision="fp16" if precision == "fp16" else "fp32",
+        precision=precision,
         mean=source.mean,
         std=source.std,
         join=join or source.join,
@@ -147,7 +144,7 @@ def export(
         top_ratio=source.top_ratio,
     )
     with stderr.status(f"exporting {source.name} and checking it"):
-        differences = _write(target, source.vit_weights, request, out, parity_image=parity_image, calibrate=calibrate)
+        differences = _write(target, source.vit_weights, request, out, parity_image=parity_image)
     _report(differences, out, sha256_of_file(out), precision)
 
 
@@ -249,13 +246,6 @@ def _check_suffix(out: Path, target: Target) -> None:
         raise UsageError(f"--out is {out}; a model for {target.value} ends in {SUFFIXES[target]}")
 
 
-def _check_calibration(precision: Precision, calibrate: str | None, target: Target) -> None:
-    if (precision == "int8") != (calibrate is not None):
-        raise UsageError("--precision int8 and --calibrate FOLDER, with good parts in it, come together")
-    if precision == "int8" and target is not Target.ONNX:
-        raise UsageError("--precision int8 is made for --target onnx alone; leave --target out, or use fp16")
-
-
 def _write(
     target: Target,
     weights: "VitWeights",
@@ -263,27 +253,20 @@ def _write(
     out: Path,
     *,
     parity_image: Path | None,
-    calibrate: str | None,
 ) -> "list[Difference]":
     if target is Target.TENSORRT:
         from export.to_tensorrt import export_tensorrt
 
         return export_tensorrt(weights, request, out, parity_image=parity_image)
-    if calibrate is not None:
-        from edge_uad.sources.folder import image_files
-        from export.to_int8 import export_int8
-
-        return export_int8(weights, request, out, good=image_files(calibrate), parity_image=parity_image)
     from export.to_onnx import export_onnx
 
     return export_onnx(weights, request, out, parity_image=parity_image)
 
 
 def _report(differences: "list[Difference]", out: Path, model_id: str, precision: Precision) -> None:
-    compared = "fp32" if precision == "int8" else "the reference"
     for difference in differences:
         console.print(
-            f"parity on the {difference.image:<6} image: max abs difference to {compared} "
+            f"parity on the {difference.image:<6} image: max abs difference to the reference "
             f"{difference.tokens:.2e} (tokens), {difference.attention:.2e} (attention)",
             highlight=False,
         )

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from edge_uad.errors import ModelError
 from edge_uad.files import open_regular
-from edge_uad.inference.backbones.card import check_pixels
+from edge_uad.inference.backbones.card import FormerModelError, check_pixels
 from edge_uad.inference.backbones.external import has_external_data
 from edge_uad.records import Embedding, Float32, ModelCard
 
@@ -66,7 +66,9 @@ def cannot_be_loaded(path: Path) -> ModelError:
 
 
 def not_from_export(path: Path, error: Exception) -> ModelError:
-    """For a file that the runtime would take, but that is none of ours."""
+    """For a file that the runtime would take, but that is none of ours, or one of ours that is no longer run."""
+    if isinstance(error, FormerModelError):
+        return ModelError(f"model {path} {error}")
     return ModelError(f"model {path} is not from edge-uad export: {error}; export it again")
 
 

@@ -19,7 +19,7 @@ from tests.commands import PathParameter, leaves, path_parameters, types_in
 
 pytestmark = pytest.mark.usefixtures("log_as_before")
 ROOT = Path(__file__).parents[3]
-OPENED_LATE = {"export --calibrate", "certify --test", "tune --rejects"}
+OPENED_LATE = {"certify --test", "tune --rejects"}
 """Sources given as text that other files are read before: tests/service/test_cli_hostile_paths.py tries them."""
 HEAVY = (
     "numpy",

@@ -17,7 +17,7 @@ from edge_uad.errors import MissingExtraError, ModelError, ProviderError, UsageE
 from edge_uad.inference.backbones import open_backbone
 from edge_uad.inference.backbones.card import CARD_KEY, card_to_json
 from edge_uad.inference.backbones.files import read_model_file
-from edge_uad.records import ModelCard
+from edge_uad.records import ModelCard, Provider
 from edge_uad.runtime.artefacts import opened_inside
 from edge_uad.runtime.backbones import load_backbone
 
@@ -91,6 +91,19 @@ def test_an_embedding_is_the_models_own_outputs(tmp_path: Path) -> None:
 def test_the_model_id_is_the_files_sha256(tmp_path: Path) -> None:
     path = drawn_model(tmp_path / "m.onnx")
     assert open_backbone(path).card.model_id == hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+@pytest.mark.parametrize("provider", ["cpu", "openvino"])
+def test_an_int8_file_of_before_is_refused_with_what_to_do(provider: Provider, tmp_path: Path) -> None:
+    if provider == "openvino":
+        pytest.importorskip("openvino", reason="the [openvino] extra is not installed")
+    path = drawn_model(tmp_path / "m.onnx", card=card_to_json(CARD).replace('"fp32"', '"int8"'))
+    with pytest.raises(ModelError) as caught:
+        load_backbone(path, provider=provider)
+    assert str(caught.value) == (
+        f"model {path} is an int8 file, which is no longer run: export it again with --precision fp32, and edge-uad "
+        "build-bank certifies int8 itself where the processor has it"
+    )
 
 
 def test_an_embedding_depends_on_its_own_image_alone(tiny_model: Path) -> None:

@@ -13,7 +13,7 @@ from edge_uad.inference.backbones.card import card_from_json, card_to_json
 from edge_uad.inference.backbones.certificate import TOLERANCE, require_certificate, shortfalls
 from edge_uad.records import Decision, ModelCard, ParityCertificate, ParityTolerance
 
-MODEL = Path("int8.onnx")
+MODEL = Path("fp16.onnx")
 NORMAL, ANOMALOUS, INVALID = Decision.NORMAL, Decision.ANOMALOUS, Decision.INVALID
 GOOD = ParityCertificate(
     reference_model_id="ab" * 32,
@@ -47,16 +47,15 @@ FP32 = ModelCard(
     licence="Apache-2.0",
     weights_sha256="0" * 64,
 )
-INT8 = replace(FP32, precision="int8", certificate=GOOD)
+FP16 = replace(FP32, precision="fp16", certificate=GOOD)
 
 
 def test_fp32_needs_no_certificate() -> None:
     require_certificate(FP32, MODEL, provider="cpu")
 
 
-@pytest.mark.parametrize("precision", ["fp16", "int8"])
-def test_a_lower_precision_runs_with_a_certificate_that_holds(precision: str) -> None:
-    require_certificate(replace(INT8, precision=precision), MODEL, provider="cpu")
+def test_a_lower_precision_runs_with_a_certificate_that_holds() -> None:
+    require_certificate(FP16, MODEL, provider="cpu")
 
 
 def refusal(card: ModelCard, *, model: Path = MODEL, provider: str = "cpu") -> str:
@@ -67,24 +66,21 @@ def refusal(card: ModelCard, *, model: Path = MODEL, provider: str = "cpu") -> s
     return str(caught.value)
 
 
-@pytest.mark.parametrize("precision", ["fp16", "int8"])
-def test_without_one_the_remedy_is_named(precision: str) -> None:
-    told = refusal(replace(INT8, precision=precision, certificate=None))
-    assert f"is {precision} and carries no parity certificate; run edge-uad certify int8.onnx --against" in told
+def test_without_one_the_remedy_is_named() -> None:
+    told = refusal(replace(FP16, certificate=None))
+    assert "is fp16 and carries no parity certificate; run edge-uad certify fp16.onnx --against" in told
 
 
 def test_a_certificate_holds_for_the_runtime_that_it_was_made_with() -> None:
-    told = refusal(INT8, provider="openvino")
+    told = refusal(FP16, provider="openvino")
     assert "certified for cpu, openvino is to run it" in told
     assert "--provider openvino" in told
 
 
 def test_an_engine_is_its_own_runtime_whatever_the_provider() -> None:
     engine = Path("m.engine")
-    require_certificate(
-        replace(INT8, precision="fp16", certificate=replace(GOOD, runtime="engine")), engine, provider="cpu"
-    )
-    assert "certified for cpu, engine is to run it" in refusal(INT8, model=engine)
+    require_certificate(replace(FP16, certificate=replace(GOOD, runtime="engine")), engine, provider="cpu")
+    assert "certified for cpu, engine is to run it" in refusal(FP16, model=engine)
 
 
 @pytest.mark.parametrize(
@@ -100,7 +96,7 @@ def test_an_engine_is_its_own_runtime_whatever_the_provider() -> None:
     ],
 )
 def test_a_certificate_beyond_tolerance_is_refused_with_the_figure(certificate: ParityCertificate, told: str) -> None:
-    assert told in refusal(replace(INT8, certificate=certificate))
+    assert told in refusal(replace(FP16, certificate=certificate))
 
 
 def test_a_gain_is_no_loss_and_no_anomalous_images_are_none() -> None:
@@ -116,7 +112,7 @@ def test_a_stricter_tolerance_of_its_own_holds_and_a_wider_one_does_not() -> Non
 
 
 def test_a_card_keeps_its_certificate_and_an_fp32_card_has_no_such_key() -> None:
-    assert card_from_json(card_to_json(INT8), INT8.model_id) == INT8
+    assert card_from_json(card_to_json(FP16), FP16.model_id) == FP16
     assert "certificate" not in card_to_json(FP32)
     assert card_from_json(card_to_json(FP32), FP32.model_id) == FP32
 
@@ -125,10 +121,10 @@ def test_a_card_keeps_its_certificate_and_an_fp32_card_has_no_such_key() -> None
     ("old", "new"), [('"flips":4', '"flips":"4"'), ('"flips":4,', ""), ('"runtime":"cpu"', '"runtime":7')]
 )
 def test_a_broken_certificate_makes_the_card_unusable(old: str, new: str) -> None:
-    text = card_to_json(INT8)
+    text = card_to_json(FP16)
     assert old in text
     with pytest.raises(ModelError, match="certificate"):
-        card_from_json(text.replace(old, new), INT8.model_id)
+        card_from_json(text.replace(old, new), FP16.model_id)
 
 
 def images_of(tmp_path: Path, n_good: int, *test: str) -> CertificationImages:
@@ -185,10 +181,10 @@ def test_the_digest_is_of_the_files_in_their_order(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("reference", "lowered", "told"),
     [
-        (INT8, INT8, "--against is a model of precision int8"),
+        (FP16, FP16, "--against is a model of precision fp16"),
         (FP32, FP32, "is fp32 and needs no certificate"),
-        (replace(FP32, layers=(1,)), INT8, "the two models differ in layers"),
-        (replace(FP32, weights_sha256="1" * 64), INT8, "the two models differ in weights_sha256"),
+        (replace(FP32, layers=(1,)), FP16, "the two models differ in layers"),
+        (replace(FP32, weights_sha256="1" * 64), FP16, "the two models differ in weights_sha256"),
     ],
 )
 def test_models_that_are_no_pair_are_refused(reference: ModelCard, lowered: ModelCard, told: str) -> None:

@@ -1,15 +1,15 @@
 """The card inside a model file: what is written is what is read, and a card that lies is refused."""
 
 import json
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from edge_uad.errors import ModelError
-from edge_uad.inference.backbones.card import JOINS, PRECISIONS, card_from_json, card_to_json
-from edge_uad.records import ModelCard
+from edge_uad.inference.backbones.card import JOINS, card_from_json, card_to_json
+from edge_uad.records import ModelCard, Precision
 
 MODEL_ID = "ab" * 32
 
@@ -32,7 +32,7 @@ def cards(draw: st.DrawFn) -> ModelCard:
         std=draw(st.tuples(positive, positive, positive)),
         layers=tuple(draw(st.lists(st.integers(0, 40), min_size=1, max_size=40))),
         attention_layer=draw(st.integers(0, 40)),
-        precision=draw(st.sampled_from(PRECISIONS)),
+        precision=draw(st.sampled_from(get_args(Precision))),
         licence=draw(st.text(max_size=40)),
         weights_sha256=draw(st.text("0123456789abcdef", min_size=64, max_size=64)),
         join=draw(st.sampled_from(JOINS)),
