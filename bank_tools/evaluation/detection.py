@@ -62,6 +62,8 @@ class CategoryResult:
     """Good images that could not be learned, and why."""
     pixel_threshold: float | None = None
     """The heat above which a pixel is drawn, and counted by SegF1; None as for the threshold."""
+    good_scores: tuple[float, ...] = ()
+    """Of the good images learned, each against coresets of the others, ascending; empty as for the threshold."""
     odd_masks: Mapping[str, Sequence[str]] = field(default_factory=dict)
     """Images whose mask is odd or could not be compared, by the reason."""
 
@@ -236,6 +238,7 @@ def _result(category: Category, table: DistanceTable, context: EvaluationContext
         bpm_threshold=table.bpm_threshold,
         threshold=threshold,
         pixel_threshold=pixel_threshold,
+        good_scores=tuple(table.calibration_scores(top_ratio=recipe.top_ratio, grid_hw=context.grid_hw).tolist()),
         image=image_metrics([one.sample.anomalous for one in scored], [one.score or 0.0 for one in scored]),
         line=None if threshold is None else _line(judged),
         pixel=None if found is None else found.result,

@@ -89,6 +89,16 @@ def evaluate(
         typer.Option("--draw", help="Part of the good images in each draw of a league.", show_default="all of them"),
     ] = None,
     pixels: Annotated[bool, typer.Option("--pixels/--no-pixels", help="Compare heat with masks.")] = True,
+    calibrate: Annotated[
+        bool,
+        typer.Option(
+            "--calibrate/--no-calibrate",
+            help="Calibrate thresholds, at five searches or more beside the one of the test.",
+        ),
+    ] = True,
+    times: Annotated[
+        bool, typer.Option("--times/--no-times", help="Of a league: measure what one frame alone costs.")
+    ] = True,
     recipe: RecipeOptions,
     turn_good: TurnGoodOption = False,
     scales: ScalesOption = "1",
@@ -141,12 +151,13 @@ def evaluate(
                 cache_gib=cache_gib,
                 out=out,
                 pixels=pixels,
-                calibrated=True,
+                calibrated=calibrate,
             ),
             model_path=model_path,
             n_good=good,
             n_draws=seeds,
             draw_ratio=draw,
+            timed=times,
             as_json=as_json,
         )
         return
@@ -160,7 +171,7 @@ def evaluate(
         out=out,
         progress=TerminalProgress(),
         pixels=pixels and task is not Task.LOW_SHOT,
-        calibrated=task is not Task.CLUSTER,
+        calibrated=calibrate and task is not Task.CLUSTER,
         on_category=print_category,
         spread=spread_for(machine),
     )

@@ -28,6 +28,7 @@ def run_league(
     n_good: int | None,
     n_draws: int,
     draw_ratio: float | None,
+    timed: bool,
     as_json: bool,
 ) -> None:
     """Measure, print and write the league.
@@ -40,6 +41,7 @@ def run_league(
         n_good: learn from so many good images of each set; None for all.
         n_draws: repetitions that give the spread.
         draw_ratio: part of the good images in each; None for all.
+        timed: whether what one frame alone costs is measured.
         as_json: print results.json instead of tables.
 
     Raises:
@@ -70,7 +72,7 @@ def run_league(
         sets,
         candidates,
         context_for,
-        timer.frame_time,
+        timer.frame_time if timed else None,
         n_good=n_good,
         n_draws=n_draws,
         draw_ratio=draw_ratio,

@@ -143,6 +143,32 @@ def test_one_root_with_a_candidate_is_a_league_of_its_categories(
     assert {one["figures"]["aupro_03"] for one in found["results"]} == {None}
 
 
+def test_a_league_holds_every_score_that_its_figures_are_of(
+    played: tuple[Path, str], roots: tuple[Path, Path], tiny_model: Path, tmp_path: Path
+) -> None:
+    edge_uad("evaluate", roots[1], "--backbone", tiny_model, "--out", tmp_path, *RATE)
+    rows = {one["set"]: one for one in results(played[0])["results"] if one["candidate"] == "default"}
+    for alone in results(tmp_path)["results"]:
+        scores = rows[f"two/{alone['name']}"]["scores"]
+        assert scores["names"] == [one["name"] for one in alone["samples"]]
+        assert scores["anomalous"] == [one["anomalous"] for one in alone["samples"]]
+        assert scores["test"] == [one["score"] for one in alone["samples"]]
+        assert len(scores["good"]) == alone["n_good"]
+        assert scores["good"] == sorted(scores["good"])
+
+
+def test_a_league_without_thresholds_and_times_has_the_same_scores(
+    played: tuple[Path, str], roots: tuple[Path, Path], tiny_model: Path, tmp_path: Path
+) -> None:
+    done = edge_uad(*asked(roots, tiny_model, tmp_path), "--no-calibrate", "--no-times")
+    assert "Candidates over all sets" in done.stdout
+    for light, full in zip(results(tmp_path)["results"], results(played[0])["results"], strict=True):
+        assert light["time"] is light["figures"]["threshold"] is light["figures"]["recall"] is None
+        assert light["scores"]["good"] == []
+        assert light["scores"]["test"] == full["scores"]["test"]
+        assert light["draws"] == full["draws"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

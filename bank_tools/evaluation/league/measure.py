@@ -94,12 +94,27 @@ class DrawSpread:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ImageScores:
+    """The scores that the figures are of, so that other questions need no other run."""
+
+    names: tuple[str, ...]
+    """Of the test images, in their order."""
+    anomalous: tuple[bool, ...]
+    """What each of them is."""
+    test: tuple[float | None, ...]
+    """Of each of them; None where it cannot be judged."""
+    good: tuple[float, ...]
+    """Of the good images learned, each against coresets of the others, ascending; empty where nothing is calibrated."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class LeagueRow:
     """One candidate on one set."""
 
     candidate: str
     set_name: str
     figures: Figures
+    scores: ImageScores
     draws: tuple[Draw, ...]
     time: FrameTime | None
 
@@ -122,7 +137,7 @@ def measure_league(
     sets: Sequence[LeagueSet],
     candidates: Sequence[Candidate],
     context_for: Callable[[Candidate], EvaluationContext],
-    time_frame: FrameTimer,
+    time_frame: FrameTimer | None,
     *,
     n_good: int | None,
     n_draws: int,
@@ -138,7 +153,7 @@ def measure_league(
         sets: what is tested on.
         candidates: the default first.
         context_for: a candidate's context; called once for each, one after the other.
-        time_frame: measures what a frame costs.
+        time_frame: measures what a frame costs; None to leave it out.
         n_good: learn from so many good images of each set; None for all.
         n_draws: at least 1; from 2 on there is a spread.
         draw_ratio: part of the good images in each draw, above 0 to below 1; None for all of them.
@@ -156,8 +171,9 @@ def measure_league(
                 candidate=candidate.name,
                 set_name=one.name,
                 figures=figures_of(result, context.variant.recipe.false_alarm_rate),
+                scores=_scores(result),
                 draws=_draws(one, context, result, n_good=asked, n_draws=n_draws, draw_ratio=draw_ratio),
-                time=time_frame(candidate, one, context, result.n_good),
+                time=time_frame(candidate, one, context, result.n_good) if time_frame else None,
             )
             rows.append(row)
             warnings |= dict.fromkeys(result.warnings)
@@ -187,6 +203,15 @@ def figures_of(result: CategoryResult, asked_rate: float) -> Figures:
         false_alarm_rate=line.false_alarm_rate if line else None,
         false_alarm_low=line.false_alarm_low if line else None,
         false_alarm_high=line.false_alarm_high if line else None,
+    )
+
+
+def _scores(result: CategoryResult) -> ImageScores:
+    return ImageScores(
+        names=tuple(one.sample.name for one in result.judged),
+        anomalous=tuple(one.sample.anomalous for one in result.judged),
+        test=tuple(one.score for one in result.judged),
+        good=result.good_scores,
     )
 
 

@@ -200,6 +200,7 @@ def _row_json(row: LeagueRow, default: LeagueRow) -> dict[str, Any]:
         "candidate": row.candidate,
         "set": row.set_name,
         "figures": {**found["figures"], "criterion": row.figures.criterion, "keeps_rate": row.figures.keeps_rate},
+        "scores": found["scores"],
         "draws": [{**asdict(draw), "criterion": draw.criterion} for draw in row.draws],
         "spread": asdict(spread) if spread else None,
         "against_default": None if row is default else beyond_spread(row, default),

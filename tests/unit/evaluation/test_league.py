@@ -12,7 +12,7 @@ from bank_tools.datasets import Category, Dataset
 from bank_tools.evaluation.ablation import KNOBS, Point
 from bank_tools.evaluation.league.candidates import DEFAULT, Candidate, candidates_of, parse_candidate, sets_of
 from bank_tools.evaluation.league.frame_time import FrameTime
-from bank_tools.evaluation.league.measure import Draw, DrawSpread, Figures, LeagueRow
+from bank_tools.evaluation.league.measure import Draw, DrawSpread, Figures, ImageScores, LeagueRow
 from bank_tools.evaluation.league.standing import LeftOut, beyond_spread, leave_one_out, standings
 from bank_tools.metrics.image import RecallAtRate
 from edge_uad.errors import UsageError
@@ -56,6 +56,7 @@ def row(
         candidate=candidate,
         set_name=set_name,
         figures=figures(value, value, **changed),
+        scores=ImageScores(names=(), anomalous=(), test=(), good=()),
         draws=tuple(
             Draw(seed=seed, n_good=8, auroc=one, recall_01=one, recall_05=one) for seed, one in enumerate(draws)
         ),
