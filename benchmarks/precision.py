@@ -19,7 +19,8 @@ from pathlib import Path
 
 import numpy as np
 
-from bank_tools.bank.build import BuiltBank, build_bank, embed_all
+from bank_tools.bank.build import BuiltBank, build_bank
+from bank_tools.bank.good_images import embed_all
 from bank_tools.bank.precision_trial import RefusedPrecision, possible_precisions, prepare_trial
 from bank_tools.bank.recipe import embedder_for, recipe_for
 from bank_tools.bench.clock import median_ratio, timed_call

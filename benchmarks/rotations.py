@@ -36,7 +36,7 @@ from edge_uad.inference.search import PatchSearch
 from edge_uad.interfaces import Backbone
 from edge_uad.progress import SilentProgress
 from edge_uad.records import UInt8
-from edge_uad.runtime.assemble import load_backbone
+from edge_uad.runtime.backbones import load_backbone
 from export.default import provide_default_model
 from export.variants import provide_variant
 

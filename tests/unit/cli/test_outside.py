@@ -79,8 +79,9 @@ def test_no_manifest_is_believed_that_its_bank_was_not_sealed_with(
     tmp_path_factory: pytest.TempPathFactory, key: str, value: object
 ) -> None:
     bank = random_bank(n_patches=4)
-    if getattr(bank.manifest, key) == value:
-        return
+    stated = getattr(bank.manifest, key)
+    if stated in (value, tuple(value) if isinstance(value, list) else value):
+        return  # the very same, in a file
     path = tmp_path_factory.getbasetemp() / "manifest.safetensors"
     object.__setattr__(bank.manifest, key, value)  # a frozen record, changed behind its back
     bank.save(path)

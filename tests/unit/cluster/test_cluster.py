@@ -14,7 +14,7 @@ from bank_tools.cluster.backbone import ShippedModel, on_cluster, shipped
 from bank_tools.cluster.connect import connect
 from edge_uad.errors import ClusterError, MissingExtraError, ModelError
 from edge_uad.records import Embedding, Float32
-from edge_uad.runtime.assemble import load_backbone
+from edge_uad.runtime.backbones import load_backbone
 from tests.models import export_tiny_model
 
 
