@@ -132,7 +132,7 @@ PLAIN_TEXTS = frozenset(
         "shots",
     }
     | {"scales", "roi", "tiles", "sweep", "candidate", "mode", "publish", "heatmap", "provider", "search_device"}
-    | {"since", "until", "heads", "who", "comment"}
+    | {"since", "until", "heads", "who", "comment", "cluster"}
 )
 """Parameters given as text that name no file; all others are paths or sources."""
 

@@ -9,7 +9,6 @@ import numpy as np
 from bank_tools.bank.calibrate import (
     Coreset,
     OutlierCost,
-    Search,
     choose_coreset,
     cross_scores,
     fold_count,
@@ -252,16 +251,14 @@ def _calibrate(images: GoodImages, recipe: Recipe, card: ModelCard, progress: Pr
     precision_trial = None if images.trial is None else images.trial.judged_by(recipe)
     size = coreset_size(int(images.embeddings.n_foreground.sum()), recipe.coreset_ratio, recipe.max_patches)
     index_trial = IndexTrial(recipe) if wants_index(recipe, size) else None
-    if precision_trial is not None or index_trial is not None:
-        spread = one_by_one  # a trial searches other pictures, or otherwise, in each fold's coreset: it must be here
 
     def keep(image: int, distances: PatchDistances) -> None:
         squared[image] = distances.squared
         hot_areas[image] = hot_area_heat(heatmap(distances, card.input_hw))
 
-    def judge(image: int, score: float, search: Search) -> None:
-        if precision_trial is not None and (number := images.trial_numbers[image]) is not None:
-            precision_trial.judge(number, search, fp32_score=score, digest=images.digests[image])
+    def judge(image: int, score: float, beside: list[PatchDistances]) -> None:
+        if precision_trial is not None and beside:
+            precision_trial.judge(beside, fp32_score=score, digest=images.digests[image])
 
     with progress.step("calibrating", n_images, "images") as done:
         scores = cross_scores(
@@ -278,8 +275,10 @@ def _calibrate(images: GoodImages, recipe: Recipe, card: ModelCard, progress: Pr
             views=images.views,
             on_scored=done,
             on_distances=keep,
-            on_search=judge,
-            spread=spread,
+            companions=None if precision_trial is None else precision_trial.companions(images.trial_numbers),
+            on_companions=judge,
+            # a trial of lists needs each fold's coreset here
+            spread=spread if index_trial is None else one_by_one,
         )
     return _Calibration(scores, hot_areas, squared, precision_trial, index_trial)
 

@@ -6,7 +6,7 @@ making (docs/calibration.md has figures). Instead the images are dealt into fold
 coreset of the others, made by the same recipe.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -28,6 +28,19 @@ IMAGES_IN_ALL_FOLDS = 1000
 
 Search = Callable[[ForegroundEmbedding], PatchDistances]
 """Searches the patches of an image in a bank."""
+
+
+@dataclass(frozen=True, slots=True)
+class Companions:
+    """Other pictures of some of the good images, each searched in the bank that has not seen its image."""
+
+    embeddings: EmbeddingStore
+    places: Mapping[int, Sequence[int]]
+    """Of an image's number, those of its pictures among the embeddings."""
+
+    def of(self, image: int) -> Iterator[ForegroundEmbedding]:
+        """Those of one image."""
+        return (self.embeddings[place] for place in self.places.get(image, ()))
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +90,8 @@ def cross_scores(
     views: int = 1,
     on_scored: Callable[[int], None] = lambda _: None,
     on_distances: Callable[[int, PatchDistances], None] = lambda _image, _distances: None,
-    on_search: Callable[[int, float, Search], None] = lambda _image, _score, _search: None,
+    companions: Companions | None = None,
+    on_companions: Callable[[int, float, list[PatchDistances]], None] = lambda _image, _score, _found: None,
     spread: Spread = one_by_one,
 ) -> Float32:
     """Score every good image against a coreset of the images of the other folds.
@@ -92,45 +106,59 @@ def cross_scores(
         search_device: cpu or gpu.
         search_threads: of the CPU; 0 for one per core.
         levels: as in inspection.
-        trial: compares every search with one in lists; None for no comparison.
+        trial: compares every search with one in lists, on this thread: the folds are carried out one by one; None for
+            no comparison.
         views: how many of each image there are, one after the other.
         on_scored: called with the number of images scored since its last call.
         on_distances: called with each image's number and its distances.
-        on_search: called then with its number, its score and the search of the coreset that it was scored against, for
-            other pictures of it.
+        companions: other pictures of some images.
+        on_companions: called then with an image's number, its score and the distances of its companions.
         spread: how the folds are carried out.
 
     Returns:
         float32 (n,), in the order of the images.
     """
-    of_fold: list[Search] = []
-
-    def search_among(others: EmbeddingStore) -> Search:
-        patches = choose_coreset(others, ratio=coreset_ratio, seed=seed, most=max_patches).patches
-        search = PatchSearch(patches, device=search_device, threads=search_threads, levels=levels)
-        if trial is not None:
-            trial.begin_fold(patches, search)
-
-        def alone(one: ForegroundEmbedding) -> PatchDistances:
-            return search.distances(one.embedding, one.mask, neighbours=neighbours)
-
-        def compared(one: ForegroundEmbedding) -> PatchDistances:
-            found = alone(one)
-            if trial is not None:
-                trial.compare(one, found)
-            return found
-
-        of_fold[:] = [alone]
-        return compared
-
+    search_among = partial(
+        _coreset_search,
+        ratio=coreset_ratio,
+        seed=seed,
+        most=max_patches,
+        device=search_device,
+        threads=search_threads,
+        levels=levels,
+        neighbours=neighbours,
+        trial=trial,
+    )
     scores = np.empty(len(images) // views, np.float32)
-    for image, distances in cross_distances(images, search_among, seed=seed, views=views, spread=spread):
+    for image, distances, beside in cross_distances(
+        images, search_among, seed=seed, views=views, companions=companions, spread=spread
+    ):
         scores[image] = image_score(distances, top_ratio=top_ratio)
+        if trial is not None:
+            trial.compare(images[image * views], distances)
         on_distances(image, distances)
-        if of_fold:  # not where another process has searched
-            on_search(image, float(scores[image]), of_fold[0])
+        on_companions(image, float(scores[image]), beside)
         on_scored(1)
     return scores
+
+
+def _coreset_search(
+    images: EmbeddingStore,
+    *,
+    ratio: float,
+    seed: int,
+    most: int | None,
+    device: SearchDevice,
+    threads: int,
+    levels: int,
+    neighbours: int,
+    trial: IndexTrial | None,
+) -> Search:
+    patches = choose_coreset(images, ratio=ratio, seed=seed, most=most).patches
+    search = PatchSearch(patches, device=device, threads=threads, levels=levels)
+    if trial is not None:
+        trial.begin_fold(patches, search)
+    return lambda one: search.distances(one.embedding, one.mask, neighbours=neighbours)
 
 
 def cross_distances(
@@ -140,8 +168,9 @@ def cross_distances(
     seed: int,
     views: int = 1,
     also: EmbeddingStore | None = None,
+    companions: Companions | None = None,
     spread: Spread = one_by_one,
-) -> Iterator[tuple[int, PatchDistances]]:
+) -> Iterator[tuple[int, PatchDistances, list[PatchDistances]]]:
     """Each good image's patches against a bank of the images of the other folds.
 
     Args:
@@ -151,10 +180,11 @@ def cross_distances(
         seed: of the folds.
         views: how many views of each image there are.
         also: other images, each of which is searched in every fold; their numbers go on after the good images'.
+        companions: other pictures of some images.
         spread: how the folds are carried out; each makes a bank of its own.
 
     Yields:
-        The image's number and its distances, fold by fold.
+        The image's number, its distances and those of its companions, fold by fold.
     """
     n_images = len(images) // views
     n_folds = fold_count(n_images)
@@ -166,7 +196,9 @@ def cross_distances(
         )
         for fold in range(n_folds)
     ]
-    for found in spread(partial(_distances_in, images, search_among, views, also), folds):
+    for found in spread(
+        partial(_distances_in, images, search_among, views=views, also=also, companions=companions), folds
+    ):
         yield from found
 
 
@@ -181,15 +213,18 @@ class _Fold:
 def _distances_in(
     images: EmbeddingStore,
     search_among: Callable[[EmbeddingStore], Search],
+    fold: _Fold,
+    *,
     views: int,
     also: EmbeddingStore | None,
-    fold: _Fold,
-) -> Iterator[tuple[int, PatchDistances]]:
+    companions: Companions | None,
+) -> Iterator[tuple[int, PatchDistances, list[PatchDistances]]]:
     search = search_among(images.only(fold.others))
     for image in fold.held_out:
-        yield image, search(images[image * views])
+        beside = companions.of(image) if companions is not None else ()
+        yield image, search(images[image * views]), [search(one) for one in beside]
     for number, other in enumerate(also or (), start=len(images) // views):
-        yield number, search(other)
+        yield number, search(other), []
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ from statistics import median
 
 import numpy as np
 
-from bank_tools.bank.calibrate import Search
+from bank_tools.bank.calibrate import Companions
 from bank_tools.bank.embeddings import EmbeddingStore
 from bank_tools.bank.recipe import Recipe, embedder_for
 from bank_tools.bank.synthetic import with_defect
@@ -35,6 +35,7 @@ from edge_uad.records import (
     LowerPrecision,
     ModelCard,
     ParityCertificate,
+    PatchDistances,
     Provider,
     UInt8,
     WantedPrecision,
@@ -176,18 +177,29 @@ class TrialScores:
         """Of each image the good picture in fp32, then as in the embeddings."""
         self._digests: list[str] = []
 
-    def judge(self, number: int, search: Search, fp32_score: float, digest: str) -> None:
+    def companions(self, numbers: Sequence[int | None]) -> Companions:
+        """The pictures of each good image that are to be searched where it is.
+
+        Args:
+            numbers: of each good image the one that :meth:`PrecisionTrial.append` gave; None where it is not tried.
+        """
+        width = 1 + 2 * len(self._candidates)
+        places = {
+            image: range(number * width, (number + 1) * width)
+            for image, number in enumerate(numbers)
+            if number is not None
+        }
+        return Companions(self._embeddings, places)
+
+    def judge(self, found: Sequence[PatchDistances], fp32_score: float, digest: str) -> None:
         """Score one image in every precision by a bank that has not seen it.
 
         Args:
-            number: as :meth:`PrecisionTrial.append` gave it.
-            search: in that bank.
+            found: of its companions in that bank.
             fp32_score: of the good picture.
             digest: of its pixels.
         """
-        width = 1 + 2 * len(self._candidates)
-        found = (self._embeddings[place] for place in range(number * width, (number + 1) * width))
-        scores = (image_score(search(one), top_ratio=self._top_ratio) for one in found)
+        scores = (image_score(one, top_ratio=self._top_ratio) for one in found)
         self._scores.append((fp32_score, *scores))
         self._digests.append(digest)
 

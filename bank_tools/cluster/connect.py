@@ -29,7 +29,7 @@ from edge_uad.errors import ClusterError, MissingExtraError
 AUTO = "auto"
 CLIENT_SCHEME = "ray"
 CONNECT_TIMEOUT_S = 5.0
-JOIN_TIMEOUT_S = 60.0
+JOIN_TIMEOUT_S = 30.0
 LOCAL_ONLY = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
 """Has Ray bind to loopback. Its name is of the systems on which that is the default; no option does it."""
 

@@ -255,7 +255,7 @@ def _calibrate(
     usable, also = _usable(in_folds, sample_embedder, images.folder)
     folds_seen = dict.fromkeys(usable, 0)
     with progress.step(f"calibrating in {n_folds} folds", n_images + n_folds * len(usable), "images") as done:
-        for image, distances in cross_distances(
+        for image, distances, _ in cross_distances(
             images,
             partial(ReferenceSearch, variant=variant),
             seed=variant.recipe.seed,

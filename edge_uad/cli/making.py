@@ -89,13 +89,17 @@ def made_bank(wishes: Wishes, model: Path) -> MadeBank:
             "this processor multiplies in lower precision, which takes about half of the time: after pip install "
             "'edge-uad[openvino]' build-bank tries it, and certifies what keeps the verdicts"
         )
+    # lower precisions are tried on this machine: what they are worth is measured, and waiting for a cluster is no time
+    alone, alone_workers = backbone, workers
+    if machine.cluster is not None:
+        alone, alone_workers = open_for_many(model, replace(machine, cluster=None))
     trial, slow = prepare_trial(
         model,
-        embedder,
+        embedder_for(alone, recipe),
         recipe,
         possible_precisions(backbone.card, wishes.precision, machine.provider),
         total=total,
-        workers=workers,
+        workers=alone_workers,
         progress=progress,
         folder=folder,
     )

@@ -67,22 +67,6 @@ def open_for_many(model: Path | None, machine: MachineOptions) -> "tuple[Backbon
     return on_cluster(backbone, path, machine.provider, cluster.on_workers), cluster.n_at_a_time
 
 
-def spread_for(machine: MachineOptions) -> "Spread":
-    """How work other than embedding is carried out: on the cluster named, or here."""
-    from bank_tools.spread import one_by_one
-
-    cluster = _cluster_of(machine)
-    return one_by_one if cluster is None else cluster.spread
-
-
-def _cluster_of(machine: MachineOptions) -> "RayCluster | None":
-    if machine.cluster is None:
-        return None
-    from bank_tools.cluster.connect import connect
-
-    return connect(machine.cluster)
-
-
 def models_by_size(model: Path, card: "ModelCard") -> dict[int, Path]:
     """A file of the same weights for each input size that a line's time may decide on, exported where it is missing.
 
@@ -100,3 +84,19 @@ def models_by_size(model: Path, card: "ModelCard") -> dict[int, Path]:
         size: model if card.input_hw == (size, size) else provide_variant(card, input_px=size, console=stderr)
         for size in (size - size % card.patch_px for size in SIZES_PX)
     }
+
+
+def spread_for(machine: MachineOptions) -> "Spread":
+    """How work other than embedding is carried out: on the cluster named, or here."""
+    from bank_tools.spread import one_by_one
+
+    cluster = _cluster_of(machine)
+    return one_by_one if cluster is None else cluster.spread
+
+
+def _cluster_of(machine: MachineOptions) -> "RayCluster | None":
+    if machine.cluster is None:
+        return None
+    from bank_tools.cluster.connect import connect
+
+    return connect(machine.cluster)

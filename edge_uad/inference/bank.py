@@ -249,7 +249,7 @@ def _parse_manifest(manifest_json: str, path: Path) -> BankManifest:
     try:
         schema = json.loads(manifest_json).get("schema")
         if schema == BANK_SCHEMA:
-            manifest = _MANIFEST.validate_json(manifest_json, extra="forbid")
+            manifest = _MANIFEST.validate_json(manifest_json, strict=True, extra="forbid")
             _check_ranges(manifest)
             return manifest
     except (ValidationError, ValueError, AttributeError) as error:

@@ -120,7 +120,7 @@ def test_a_bank_is_chosen_and_calibrated_in_a_fraction_of_its_patches_memory() -
     try:
         store = stored(one for _ in range(n_images))
         choose_coreset(store, ratio=0.0005, seed=0)
-        for _, distances in islice(cross_distances(store, search_of_few, seed=0), 2):
+        for _, distances, _ in islice(cross_distances(store, search_of_few, seed=0), 2):
             assert distances.squared.max() < 1e-5  # every image is a copy of the others
         peak = tracemalloc.get_traced_memory()[1]
     finally:

@@ -1,7 +1,10 @@
 """A lower precision is certified by what it does to a bank's own pictures, or refused with the reason."""
 
 import dataclasses
+import pickle
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,6 +22,7 @@ from bank_tools.bank.precision_trial import (
     would_gain_from_openvino,
 )
 from bank_tools.bank.recipe import embedder_for, recipe_for
+from bank_tools.spread import Spread, one_by_one
 from edge_uad.errors import MissingExtraError, UsageError
 from edge_uad.inference.backbones import processor
 from edge_uad.inference.backbones.certificate import shortfalls
@@ -38,7 +42,17 @@ def _every_feature(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(precision_trial, "WORTH_RATIO", float("inf"))  # so small a model may be no faster
 
 
-def built(model: Path, good: Path, *, exclude_outliers: bool = False) -> BuiltBank:
+def elsewhere(work: Callable[[Any], Any], items: Iterable[Any]) -> Iterator[Any]:
+    """As if each item were done by another process. Implements Spread."""
+    for item in items:
+        found = pickle.loads(pickle.dumps(work))(item)  # noqa: S301  # its own
+        yield list(found) if isinstance(found, Iterator) else found
+
+
+def built(
+    model: Path, good: Path, *, exclude_outliers: bool = False, spreads: Sequence[Spread] = (one_by_one,)
+) -> list[BuiltBank]:
+    """The bank of the same embeddings, made once with each spread."""
     files = sorted(good.glob("*.png"))
     backbone = load_backbone(model, threads=1)
     recipe = recipe_for(backbone.card)
@@ -50,13 +64,24 @@ def built(model: Path, good: Path, *, exclude_outliers: bool = False) -> BuiltBa
     images = embed_all(
         frames_of(FolderSource("line", files)), embedder, len(files), SilentProgress(), workers=2, trial=trial
     )
-    return build_bank(
-        images, recipe=recipe, embedder=embedder, progress=SilentProgress(), exclude_outliers=exclude_outliers
-    )
+    how = {"recipe": recipe, "embedder": embedder, "progress": SilentProgress(), "exclude_outliers": exclude_outliers}
+    return [build_bank(images, spread=spread, **how) for spread in spreads]  # type: ignore[arg-type]
+
+
+def certified(bank: BuiltBank) -> list[object]:
+    precisions = bank.bank.manifest.precisions
+    return [(one.precision, dataclasses.replace(one.certificate, made_at="")) for one in precisions]
+
+
+def test_folds_that_are_carried_out_elsewhere_certify_the_same(tiny_model: Path, good_parts: Path) -> None:
+    here, there = built(tiny_model, good_parts, spreads=(one_by_one, elsewhere))
+    assert certified(here)
+    assert certified(there) == certified(here)
+    np.testing.assert_array_equal(there.scores, here.scores)
 
 
 def test_what_keeps_the_verdicts_is_certified_in_the_bank(tiny_model: Path, good_parts: Path) -> None:
-    bank = built(tiny_model, good_parts)
+    [bank] = built(tiny_model, good_parts)
     manifest = bank.bank.manifest
     tried = {one.precision for one in manifest.precisions} | {one.precision for one in bank.refused_precisions}
     assert tried == {"int8", "bf16"}
@@ -80,7 +105,7 @@ def test_the_bank_itself_is_that_of_fp32_alone(tiny_model: Path, good_parts: Pat
     embedder = embedder_for(backbone, recipe)
     images = embed_all(frames_of(FolderSource("line", files)), embedder, len(files), SilentProgress())
     alone = build_bank(images, recipe=recipe, embedder=embedder, progress=SilentProgress()).bank
-    tried = built(tiny_model, good_parts).bank
+    tried = built(tiny_model, good_parts)[0].bank
     np.testing.assert_array_equal(tried.patches, alone.patches)
     np.testing.assert_array_equal(tried.calibration, alone.calibration)
     assert (tried.manifest.threshold, alone.manifest.precisions) == (alone.manifest.threshold, ())
@@ -93,7 +118,7 @@ def test_one_whose_verdicts_differ_is_refused_with_the_reason(
         "edge_uad.inference.backbones.openvino.rounded",
         lambda weights: (np.zeros(weights.shape, np.int8), np.ones((len(weights), 1), np.float32)),
     )
-    bank = built(tiny_model, good_parts)
+    [bank] = built(tiny_model, good_parts)
     (refused,) = [one for one in bank.refused_precisions if one.precision == "int8"]
     assert "differ" in refused.reason
     assert [one.precision for one in bank.bank.manifest.precisions] == ["bf16"]
