@@ -8,9 +8,19 @@ from numpy.typing import NDArray
 
 from bank_tools.bank.embeddings import EmbeddingStore
 from bank_tools.bank.index import build_index, n_lists_of
+from edge_uad.inference.backbones.certificate import TOLERANCE
 from edge_uad.inference.bank import BANK_SCHEMA, PatchBank
 from edge_uad.inference.inspector import ForegroundEmbedding
-from edge_uad.records import BankManifest, Float32, Geometry, IndexCertificate, Int
+from edge_uad.records import (
+    BankManifest,
+    CertifiedPrecision,
+    Float32,
+    Geometry,
+    IndexCertificate,
+    Int,
+    LowerPrecision,
+    ParityCertificate,
+)
 
 DIM = 24
 
@@ -42,6 +52,33 @@ def level_rows(rng: np.random.Generator, n: int, dim: int, levels: int) -> Float
     """(n, dim), each row of norm 1, each of its ``levels`` parts of the norm 1/√levels."""
     parts = [unit_rows(rng, n, dim // levels) for _ in range(levels)]
     return np.concatenate(parts, axis=1) / np.sqrt(np.float32(levels))
+
+
+def certified(precision: LowerPrecision, *features: str, flips: int = 0) -> CertifiedPrecision:
+    """As of :func:`random_bank`, whose verdicts so many of 100 are other ones."""
+    return CertifiedPrecision(
+        precision=precision,
+        features=features,
+        embedding_ms=10,
+        fp32_embedding_ms=20,
+        certificate=ParityCertificate(
+            reference_model_id="f" * 64,
+            runtime="openvino",
+            n_good=50,
+            n_test=50,
+            images_digest="cd" * 32,
+            threshold=0.5,
+            n_judged=100,
+            flips=flips,
+            auroc_reference=0.98,
+            auroc=0.98,
+            largest_score_difference=0.02,
+            p99_score_difference=0.01,
+            tolerance=TOLERANCE,
+            made_at="2026-01-01T00:00:00+00:00",
+            made_by="edge-uad 0",
+        ),
+    )
 
 
 def random_bank(*, seed: int = 0, n_patches: int = 80, indexed: bool = False, **changed: Any) -> PatchBank:

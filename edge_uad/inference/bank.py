@@ -18,6 +18,7 @@ from safetensors.numpy import save_file
 
 from edge_uad.errors import BankError, UsageError
 from edge_uad.files import open_regular, replacing
+from edge_uad.inference.backbones.certificate import is_short_line, is_sound
 from edge_uad.inference.index import IndexedSearch, PatchIndex, index_of
 from edge_uad.inference.search import FARTHEST, PatchSearch
 from edge_uad.records import (
@@ -37,6 +38,8 @@ from edge_uad.records import (
 
 BANK_SCHEMA = 1
 UNIT_NORM_TOLERANCE = 1e-3
+MOST_FEATURES = 8
+"""Of a processor, that a precision needs; there are two by now."""
 
 _SHA256 = re.compile(r"[0-9a-f]{64}", re.ASCII)
 _MANIFEST_KEY = "edge_uad_manifest"
@@ -275,7 +278,8 @@ def _check_ranges(manifest: BankManifest) -> None:
         all(map(str.isprintable, (manifest.backbone, manifest.built_at, manifest.built_by))),
         manifest.tiling is None or manifest.tiling.fits(manifest.grid_hw),
         manifest.cycle_ms is None or (math.isfinite(manifest.cycle_ms) and manifest.cycle_ms > 0),
-        all(map(_is_sound, manifest.precisions)),
+        len({one.precision for one in manifest.precisions}) == len(manifest.precisions),
+        all(_belongs(one, manifest) for one in manifest.precisions),
         manifest.index is None or _in_range(manifest.index),
         manifest.rotations is not Rotations.AUTO,
         manifest.turned_ratio is None or math.isfinite(manifest.turned_ratio),
@@ -284,11 +288,16 @@ def _check_ranges(manifest: BankManifest) -> None:
         raise ValueError("a value is out of its range")
 
 
-def _is_sound(certified: CertifiedPrecision) -> bool:
-    certificate = certified.certificate
-    texts = (*certified.features, certificate.runtime, certificate.made_at, certificate.made_by)
-    times_ms = (certified.embedding_ms, certified.fp32_embedding_ms)
-    return all(map(str.isprintable, texts)) and all(math.isfinite(time_ms) and time_ms > 0 for time_ms in times_ms)
+def _belongs(certified: CertifiedPrecision, manifest: BankManifest) -> bool:
+    """Whether a certificate is sound, and of this bank's model and threshold."""
+    certificate, times_ms = certified.certificate, (certified.embedding_ms, certified.fp32_embedding_ms)
+    return (
+        is_sound(certificate)
+        and (certificate.reference_model_id, certificate.threshold) == (manifest.model_id, manifest.threshold)
+        and 1 <= len(certified.features) <= MOST_FEATURES
+        and all(map(is_short_line, certified.features))
+        and all(math.isfinite(time_ms) and time_ms > 0 for time_ms in times_ms)
+    )
 
 
 def _in_range(index: IndexCertificate) -> bool:

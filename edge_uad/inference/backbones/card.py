@@ -9,6 +9,7 @@ import numpy as np
 from pydantic import TypeAdapter, ValidationError
 
 from edge_uad.errors import ModelError
+from edge_uad.inference.backbones.certificate import is_sound
 from edge_uad.records import Float32, Join, ModelCard
 
 CARD_KEY = "edge_uad_card"
@@ -91,6 +92,8 @@ def _check_consistency(card: ModelCard) -> None:
         raise ModelError("its card names no layer, or one below 0")
     if card.neighbourhood < 1 or card.neighbourhood % 2 == 0 or not 0 < card.top_ratio <= 1:
         raise ModelError("its card's neighbourhood is no odd number of patches, or its top ratio not above 0 to 1")
+    if card.certificate is not None and not is_sound(card.certificate):
+        raise ModelError("its card's certificate holds a value that cannot be")
 
 
 def check_pixels(pixels: Float32, card: ModelCard) -> None:

@@ -1,5 +1,7 @@
 """A precision lower than fp32 runs only with a certificate that its verdicts are those of fp32."""
 
+import math
+import re
 from pathlib import Path
 
 from edge_uad.errors import ModelError
@@ -10,6 +12,10 @@ TOLERANCE = ParityTolerance(flip_ratio=0.02, auroc_loss=0.005, score_ratio=0.25)
 """What a daemon accepts; a certificate that allowed more is held to this all the same."""
 FEWEST_IMAGES = 10
 """Fewer judged images show nothing about verdicts."""
+MOST_IMAGES = 10**9
+MOST_CHARS = 200
+"""Of a text in it; the longest is a time or a version."""
+_SHA256 = re.compile(r"[0-9a-f]{64}", re.ASCII)
 
 
 def runtime_of(model: Path, provider: str) -> str:
@@ -45,6 +51,26 @@ def require_certificate(card: ModelCard, model: Path, *, provider: str) -> None:
             f"model {model} is {card.precision} and its parity certificate is beyond tolerance: "
             f"{', '.join(beyond)}; use the fp32 model {certificate.reference_model_id[:12]}"
         )
+
+
+def is_sound(certificate: ParityCertificate) -> bool:
+    """Whether its values can be those of a comparison, and its texts be shown; one that is not comes of damage."""
+    counts = (certificate.n_good, certificate.n_test, certificate.n_judged)
+    sizes = (certificate.threshold, certificate.largest_score_difference, certificate.p99_score_difference)
+    aurocs = (certificate.auroc_reference, certificate.auroc)
+    return (
+        all(0 <= count <= MOST_IMAGES for count in counts)
+        and 0 <= certificate.flips <= certificate.n_judged
+        and all(math.isfinite(size) and size >= 0 for size in sizes)
+        and all(auroc is None or 0 <= auroc <= 1 for auroc in aurocs)
+        and all(map(_SHA256.fullmatch, (certificate.reference_model_id, certificate.images_digest)))
+        and all(map(is_short_line, (certificate.runtime, certificate.made_at, certificate.made_by)))
+    )
+
+
+def is_short_line(text: str) -> bool:
+    """Whether a text read from a file can be shown in a sentence."""
+    return text.isprintable() and len(text) <= MOST_CHARS
 
 
 def shortfalls(certificate: ParityCertificate) -> list[str]:

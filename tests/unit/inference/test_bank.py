@@ -3,6 +3,7 @@
 import dataclasses
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,8 +13,8 @@ from safetensors.numpy import load_file, save_file
 
 from edge_uad.errors import BankError, UsageError
 from edge_uad.inference.bank import PatchBank, check_writable
-from edge_uad.records import Embedding, PatchMask, Rotations
-from tests.banks import brute_force, random_bank, unit_rows
+from edge_uad.records import CertifiedPrecision, Embedding, PatchMask, Rotations
+from tests.banks import brute_force, certified, random_bank, unit_rows
 
 
 def test_masked_patches_have_no_distance_and_no_neighbour() -> None:
@@ -160,6 +161,61 @@ def test_a_manifest_at_odds_with_its_bank_is_refused(tmp_path: Path, changed: di
 )
 def test_a_bank_by_which_everything_would_be_normal_is_refused(tmp_path: Path, changed: dict[str, object]) -> None:
     random_bank(**changed).save(tmp_path / "b.safetensors")
+    with pytest.raises(BankError, match="damaged manifest"):
+        PatchBank.load(tmp_path / "b.safetensors")
+
+
+SOUND = certified("int8", "int8_dot", "bf16")
+
+
+def test_a_bank_keeps_its_certificates(tmp_path: Path) -> None:
+    bank = random_bank(precisions=(SOUND, certified("bf16", "bf16")))
+    bank.save(tmp_path / "b.safetensors")
+    assert PatchBank.load(tmp_path / "b.safetensors").manifest == bank.manifest
+
+
+def spoilt(**changed: Any) -> CertifiedPrecision:
+    """The same with other values, in its certificate where that has them."""
+    own = {name: value for name, value in changed.items() if hasattr(SOUND, name)}
+    inner = {name: value for name, value in changed.items() if name not in own}
+    return dataclasses.replace(SOUND, **own, certificate=dataclasses.replace(SOUND.certificate, **inner))
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"flips": -1},
+        {"flips": 101},
+        {"flips": 10**400, "n_judged": 10**400},
+        {"n_good": -1},
+        {"threshold": float("inf")},
+        {"threshold": 0.4},
+        {"reference_model_id": "e" * 64},
+        {"images_digest": "two\nlines"},
+        {"runtime": "\x1b[31m"},
+        {"made_by": "x" * 10_000},
+        {"auroc": float("inf")},
+        {"p99_score_difference": -1.0},
+        {"largest_score_difference": float("nan")},
+        {"features": ()},
+        {"features": ("bf16",) * 1000},
+        {"features": ("x" * 10_000,)},
+        {"features": ("two\nlines",)},
+        {"embedding_ms": 0.0},
+        {"fp32_embedding_ms": float("nan")},
+    ],
+    ids=", ".join,
+)
+def test_a_certificate_that_cannot_be_makes_the_manifest_a_damaged_one(
+    tmp_path: Path, changed: dict[str, object]
+) -> None:
+    random_bank(precisions=(spoilt(**changed),)).save(tmp_path / "b.safetensors")
+    with pytest.raises(BankError, match="damaged manifest"):
+        PatchBank.load(tmp_path / "b.safetensors")
+
+
+def test_no_precision_is_certified_twice(tmp_path: Path) -> None:
+    random_bank(precisions=(SOUND, SOUND)).save(tmp_path / "b.safetensors")
     with pytest.raises(BankError, match="damaged manifest"):
         PatchBank.load(tmp_path / "b.safetensors")
 

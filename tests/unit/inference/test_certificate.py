@@ -118,7 +118,15 @@ def test_a_card_keeps_its_certificate_and_an_fp32_card_has_no_such_key() -> None
 
 
 @pytest.mark.parametrize(
-    ("old", "new"), [('"flips":4', '"flips":"4"'), ('"flips":4,', ""), ('"runtime":"cpu"', '"runtime":7')]
+    ("old", "new"),
+    [
+        ('"flips":4', '"flips":"4"'),
+        ('"flips":4,', ""),
+        ('"flips":4', f'"flips":{10**400}'),
+        ('"flips":4', '"flips":-4'),
+        ('"runtime":"cpu"', '"runtime":7'),
+        ('"runtime":"cpu"', r'"runtime":"\n"'),
+    ],
 )
 def test_a_broken_certificate_makes_the_card_unusable(old: str, new: str) -> None:
     text = card_to_json(FP16)
