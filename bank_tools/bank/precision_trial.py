@@ -69,8 +69,9 @@ def possible_precisions(card: ModelCard, wanted: WantedPrecision, provider: Prov
     if wanted == "fp32":
         return ()
     if wanted == "auto":
-        asked = LOWER_PRECISIONS if openvino_is_installed() and _lowers(card, provider) else ()
-        return tuple(precision for precision in asked if features_needed(precision))
+        asked = LOWER_PRECISIONS if _lowers(card, provider) else ()
+        possible = tuple(precision for precision in asked if features_needed(precision))
+        return possible if possible and openvino_is_installed() else ()
     if not _lowers(card, provider):
         raise UsageError(f"--precision {wanted} is for an fp32 model on the processor; leave it out")
     if not features_needed(wanted):

@@ -106,6 +106,8 @@ def bench(
     numbers = () if live.strip() == "0" else whole_numbers(live, "--live")
     if numbers and numbers[-1] > MAX_STATIONS:
         raise UsageError(f"--live names {numbers[-1]}; a line has {MAX_STATIONS} stations at most")
+    if bank is None and precision not in ("auto", "fp32"):
+        raise UsageError(f"--precision {precision} is for a bank that is certified for it; name one with --bank")
     encoded = _frames(frames)
     path = model_or_default(model, bank)
     backbones = Backbones(path, provider=provider, threads=threads, precision=precision)

@@ -131,7 +131,7 @@ class Backbones:
         provider: cpu, cuda, tensorrt or openvino.
         threads: of the CPU; 0 for one per core.
         precision: what is wanted.
-        batched: several images in one run.
+        batched: several images in one run, in fp32; in a lower precision they follow each other, as certified.
         at_once: how many threads use a backbone at a time.
         side_by_side: how many frames are judged at a time, each on one core, where several wait; 1 for never.
         within: the folder that the file must lie in; None for any.
@@ -171,11 +171,15 @@ class Backbones:
         return self._in("fp32").backbone
 
     def for_bank(self, manifest: BankManifest) -> BankBackbone:
-        """What judges by a bank, in the precision wanted.
+        """What judges by a bank, in the precision wanted; the caller sees to it that the bank is of this model.
 
         Raises:
             EdgeUadError: as :func:`choose_precision` and :func:`load_backbone`.
         """
+        with self._lock:
+            if self._opened and manifest.model_id != self._model_id:
+                # refused by its model, whatever its precision: nothing is opened for it
+                return next(iter(self._opened.values()))
         chosen = choose_precision(manifest, self._wanted, self._provider)
         found = self._in(chosen.precision)
         return BankBackbone(found.backbone, found.on_one_core, chosen.precision, chosen.reason)
@@ -203,7 +207,8 @@ class Backbones:
             opened=opened,
             provider=self._provider,
             threads=threads,
-            batched=self._batched and threads != 1,
+            # several images in one run are rounded otherwise, which below fp32 is more than the last bits
+            batched=self._batched and threads != 1 and precision == "fp32",
             precision=precision,
             at_once=at_once,
         )

@@ -1,5 +1,7 @@
 """OpenVINO computes what ONNX Runtime computes, from the same file."""
 
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Literal
@@ -146,6 +148,26 @@ def test_several_threads_at_once_get_the_bits_of_one(precision: InferencePrecisi
         (theirs,) = alone.embed(image[None])
         np.testing.assert_array_equal(ours.tokens, theirs.tokens)
         np.testing.assert_array_equal(ours.attention, theirs.attention)
+
+
+ALONE = """
+import os, sys
+from pathlib import Path
+import numpy as np
+from edge_uad.inference.backbones import open_backbone
+
+allowed = os.sched_getaffinity(0)
+backbone = open_backbone(Path(sys.argv[1]), precision="bf16", threads=len(allowed))
+backbone.embed(np.zeros((1, 3, 64, 64), np.float32))
+print([task for task in os.listdir("/proc/self/task") if os.sched_getaffinity(int(task)) != allowed])
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="threads are listed by Linux alone")
+def test_no_thread_is_bound_to_a_core(tiny_model: Path) -> None:
+    """Those of every other process would be bound to the same first cores."""
+    done = subprocess.run([sys.executable, "-c", ALONE, tiny_model], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
 
 
 @given(

@@ -2,7 +2,6 @@
 
 import hashlib
 import importlib
-import importlib.util
 import queue
 from pathlib import Path
 from typing import Any
@@ -79,11 +78,16 @@ class OpenVinoBackbone(OnnxFileBackbone):
         if precision == "int8":
             _round_weights(model)
         super().__init__(card, batched=batched)
-        compiled = core.compile_model(model, DEVICE, _options(threads, precision, at_once))
         # a request holds the state of one inference
         self._requests: queue.SimpleQueue[Any] = queue.SimpleQueue()
-        for _ in range(at_once):
-            self._requests.put(compiled.create_infer_request())
+        try:
+            compiled = core.compile_model(model, DEVICE, _options(threads, precision, at_once))
+            for _ in range(at_once):
+                self._requests.put(compiled.create_infer_request())
+        except RuntimeError as error:
+            raise ModelError(
+                f"model {path} cannot be run in {precision} by OpenVINO here; use --provider cpu and --precision fp32"
+            ) from error
 
     def _run(self, images: Float32) -> tuple[Float32, Float32]:
         request = self._requests.get()
@@ -115,6 +119,8 @@ def _options(threads: int, precision: InferencePrecision, at_once: int) -> dict[
     options: dict[str, object] = {
         "PERFORMANCE_HINT": "LATENCY",
         "NUM_STREAMS": at_once,
+        # else the threads of every model and every process keep to the same first cores
+        "ENABLE_CPU_PINNING": False,
         "INFERENCE_PRECISION_HINT": "bf16" if lowered else "f32",
     }
     if precision == "int8":
@@ -136,7 +142,10 @@ def _round_weights(model: Any) -> None:
         weights = node.input_value(1).get_node()
         if weights.get_type_name() != "Constant" or weights.data.ndim != 2:
             continue  # a product of two activations
-        whole, scale = rounded(weights.data.T)
+        turned = node.get_attributes()
+        if turned["transpose_a"]:
+            continue
+        whole, scale = rounded(weights.data if turned["transpose_b"] else weights.data.T)
         rows = operators.multiply(operators.convert(operators.constant(whole), "f32"), operators.constant(scale))
         product = operators.matmul(node.input_value(0), rows, False, True)
         product.set_friendly_name(node.get_friendly_name())
@@ -178,8 +187,12 @@ def _check_signature(model: Any, card: ModelCard) -> None:
 
 
 def openvino_is_installed() -> bool:
-    """Whether the [openvino] extra is there."""
-    return importlib.util.find_spec("openvino") is not None
+    """Whether the [openvino] extra is there, and can be imported."""
+    try:
+        import_openvino()
+    except MissingExtraError:
+        return False
+    return True
 
 
 def import_openvino() -> Any:

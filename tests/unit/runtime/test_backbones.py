@@ -2,47 +2,21 @@
 
 import dataclasses
 import importlib.util
+import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from edge_uad.errors import ModelError, UsageError
-from edge_uad.inference.backbones import processor
-from edge_uad.inference.backbones.certificate import TOLERANCE
-from edge_uad.records import BankManifest, CertifiedPrecision, LowerPrecision, ParityCertificate
+from edge_uad.inference.backbones import open_backbone, processor
+from edge_uad.records import BankManifest, CertifiedPrecision
 from edge_uad.runtime.backbones import Backbones, choose_precision
-from tests.banks import random_bank
+from tests.banks import certified, random_bank
 
-CERTIFICATE = ParityCertificate(
-    reference_model_id="ab" * 32,
-    runtime="openvino",
-    n_good=50,
-    n_test=50,
-    images_digest="cd" * 32,
-    threshold=0.4,
-    n_judged=100,
-    flips=0,
-    auroc_reference=0.98,
-    auroc=0.98,
-    largest_score_difference=0.02,
-    p99_score_difference=0.01,
-    tolerance=TOLERANCE,
-    made_at="2026-01-01T00:00:00+00:00",
-    made_by="edge-uad 0",
-)
 needs_openvino = pytest.mark.skipif(
     importlib.util.find_spec("openvino") is None, reason="the [openvino] extra is not installed"
 )
-
-
-def certified(precision: LowerPrecision, *features: str, flips: int = 0) -> CertifiedPrecision:
-    return CertifiedPrecision(
-        precision=precision,
-        features=features,
-        embedding_ms=10,
-        fp32_embedding_ms=20,
-        certificate=dataclasses.replace(CERTIFICATE, flips=flips),
-    )
 
 
 INT8, BF16 = certified("int8", "int8_dot", "bf16"), certified("bf16", "bf16")
@@ -124,7 +98,37 @@ def test_a_model_that_is_replaced_before_a_second_precision_is_refused(
     path = tmp_path / "m.onnx"
     path.write_bytes(tiny_model.read_bytes())
     backbones = Backbones(path, threads=1)
-    backbones.in_fp32()
+    manifest = dataclasses.replace(manifest_with(BF16), model_id=backbones.in_fp32().card.model_id)
     path.write_bytes(other_tiny_model.read_bytes())
     with pytest.raises(ModelError, match=r"was replaced while it was in use; start again"):
-        backbones.for_bank(manifest_with(BF16))
+        backbones.for_bank(manifest)
+
+
+@needs_openvino
+def test_no_precision_is_opened_for_a_bank_of_another_model(tiny_model: Path) -> None:
+    backbones = Backbones(tiny_model, threads=1)
+    first = backbones.in_fp32()
+    found = backbones.for_bank(manifest_with(BF16))
+    assert (found.backbone, found.precision) == (first, "fp32")
+
+
+@needs_openvino
+def test_below_fp32_several_images_give_the_bits_of_each_alone(tiny_model: Path) -> None:
+    batched = Backbones(tiny_model, threads=2, batched=True).for_bank(manifest_with(BF16))
+    assert batched.precision == "bf16"
+    pixels = np.random.default_rng(0).standard_normal((3, 3, 64, 64), np.float32)
+    alone = open_backbone(tiny_model, precision="bf16", threads=2)
+    for image, embedding in zip(pixels, batched.backbone.embed(pixels), strict=True):
+        np.testing.assert_array_equal(embedding.tokens, alone.embed(image[None])[0].tokens)
+
+
+def test_an_openvino_that_cannot_be_imported_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "openvino").mkdir()
+    (tmp_path / "openvino" / "__init__.py").write_text("raise ImportError('a library is missing')")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "openvino", raising=False)
+    chosen = choose_precision(manifest_with(INT8), "auto", "cpu")
+    assert (chosen.precision, chosen.reason) == (
+        "fp32",
+        "this installation has no OpenVINO (pip install 'edge-uad[openvino]'), which int8 needs",
+    )
