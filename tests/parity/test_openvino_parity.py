@@ -27,6 +27,8 @@ from export.to_onnx import export_onnx  # as above
 from tests.models import random_weights  # as above
 from tests.unit.inference.test_backbones import drawn_model  # as above
 
+pytestmark = pytest.mark.usefixtures("every_feature")
+
 
 @pytest.fixture(scope="module")
 def tiny(tiny_model: Path) -> Backbone:

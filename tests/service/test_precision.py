@@ -12,18 +12,26 @@ from bank_tools.bank.build import build_bank  # after the skip
 from bank_tools.bank.good_images import embed_all  # after the skip
 from bank_tools.bank.precision_trial import prepare_trial  # as above
 from bank_tools.bank.recipe import embedder_for, recipe_for  # as above
-from edge_uad.inference.backbones.processor import HIDDEN_VARIABLE, cpu_features  # as above
+from edge_uad.inference.backbones.processor import HIDDEN_VARIABLE, cpu_flags, features_of  # as above
 from edge_uad.progress import SilentProgress  # as above
 from edge_uad.runtime.backbones import load_backbone  # as above
 from edge_uad.sources.folder import FolderSource  # as above
 from edge_uad.sources.recorded import frames_of  # as above
 from tests.conftest import edge_uad
 
-pytestmark = pytest.mark.skipif("bf16" not in cpu_features(), reason="this processor has no bf16")
+pytestmark = [
+    pytest.mark.skipif("bf16" not in features_of(cpu_flags()), reason="this processor has no bf16"),
+    pytest.mark.usefixtures("every_feature"),
+]
 
 
 @pytest.fixture(scope="module")
-def certified_bank(tiny_model: Path, good_parts: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def certified_bank(
+    every_feature: None,  # noqa: ARG001  # the mark that uses a fixture is for tests alone
+    tiny_model: Path,
+    good_parts: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Path:
     """Certified for bf16, whether that wins time on so small a model or not."""
     files = sorted(good_parts.glob("*.png"))
     backbone = load_backbone(tiny_model, threads=1)

@@ -32,6 +32,10 @@ def cpu_flags() -> frozenset[str]:
 
 def cpu_features() -> frozenset[str]:
     """What products of lower precision need: *bf16* for bfloat16 numbers, *int8_dot* for whole ones."""
-    hidden = {name.strip() for name in os.environ.get(HIDDEN_VARIABLE, "").split(",")}
-    flags = cpu_flags()
-    return frozenset(feature for feature, names in _FLAGS.items() if names & flags and feature not in hidden)
+    hidden = os.environ.get(HIDDEN_VARIABLE, "").split(",")
+    return features_of(cpu_flags()).difference(name.strip() for name in hidden)
+
+
+def features_of(flags: frozenset[str]) -> frozenset[str]:
+    """The features that some instruction sets bring."""
+    return frozenset(feature for feature, names in _FLAGS.items() if names & flags)
