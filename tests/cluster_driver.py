@@ -12,7 +12,8 @@ from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
-from bank_tools.bank.build import build_bank, embed_all
+from bank_tools.bank.build import build_bank
+from bank_tools.bank.good_images import embed_all
 from bank_tools.bank.recipe import embedder_for, recipe_for
 from bank_tools.cluster.backbone import on_cluster
 from bank_tools.cluster.connect import connect
