@@ -254,7 +254,7 @@ def build_bank(
     embedder = embedder_for(backbone, full)
     reduce_decoding(source, embedder.preprocessor.least_side_px if full.reduced_decode else None)
     folder = scratch_folder(out_path.parent)
-    trial, _ = prepare_trial(
+    trial, slow = prepare_trial(
         _model_path(model),
         embedder,
         full,
@@ -277,6 +277,8 @@ def build_bank(
     for name, reason in (*embedded.unreadable, *embedded.empty):
         log.warning("%s was skipped: %s", name, reason)
     built = build(embedded, recipe=full, embedder=embedder, progress=progress, exclude_outliers=exclude_outliers)
+    for refused in (*slow, *built.refused_precisions):
+        log.info("%s is not used: %s", refused.precision, refused.reason)
     manifest = built.bank.manifest
     if (weakness := weakness_of(built.bank.calibration, manifest.false_alarm_rate)) is not None:
         log.warning("%s", weakness)

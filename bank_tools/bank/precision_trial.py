@@ -61,27 +61,20 @@ class RefusedPrecision:
 
 
 def possible_precisions(card: ModelCard, wanted: WantedPrecision, provider: Provider) -> tuple[LowerPrecision, ...]:
-    """The lower precisions, among those wanted, that this processor and this installation can run a model in.
+    """The lower precisions, among those wanted, that this processor and this installation can run an fp32 model in.
 
     Raises:
-        UsageError: one is wanted by name that cannot be run here.
-        MissingExtraError: it could be, with the [openvino] extra.
+        UsageError: one is wanted by name, and cannot be.
     """
-    asked: tuple[LowerPrecision, ...]
     if wanted == "fp32":
         return ()
-    if wanted == "auto":
-        asked = LOWER_PRECISIONS if _lowers(card, provider) else ()
-        possible = tuple(precision for precision in asked if features_needed(precision))
-        return possible if possible and openvino_is_installed() else ()
+    if wanted != "auto":
+        _check_possible(card, wanted, provider)
+        return (wanted,)
     if not _lowers(card, provider):
-        raise UsageError(f"--precision {wanted} is for an fp32 model on the processor; leave it out")
-    if not features_needed(wanted):
-        lacking = "bf16" if wanted == "bf16" else "int8_dot"
-        raise UsageError(f"this processor has no {lacking}, which {wanted} needs; leave --precision out")
-    if not openvino_is_installed():
-        raise MissingExtraError(f"--precision {wanted}", "openvino")
-    return (wanted,)
+        return ()
+    possible = tuple(precision for precision in LOWER_PRECISIONS if features_needed(precision))
+    return possible if possible and openvino_is_installed() else ()
 
 
 def would_gain_from_openvino(card: ModelCard, wanted: WantedPrecision, provider: Provider) -> bool:
@@ -92,6 +85,18 @@ def would_gain_from_openvino(card: ModelCard, wanted: WantedPrecision, provider:
 
 def _lowers(card: ModelCard, provider: Provider) -> bool:
     return card.precision == "fp32" and provider in CPU_PROVIDERS
+
+
+def _check_possible(card: ModelCard, wanted: LowerPrecision, provider: Provider) -> None:
+    remedy = "use --precision auto or fp32"
+    if card.precision != "fp32":
+        raise UsageError(f"--precision {wanted} is for an fp32 model, this one is {card.precision}; {remedy}")
+    if provider not in CPU_PROVIDERS:
+        raise UsageError(f"--precision {wanted} is for the processor, the provider is {provider}; {remedy}")
+    if not features_needed(wanted):
+        raise UsageError(f"this processor has nothing for --precision {wanted}; {remedy}")
+    if not openvino_is_installed():
+        raise MissingExtraError(f"--precision {wanted}", "openvino")
 
 
 @dataclass(frozen=True, slots=True)

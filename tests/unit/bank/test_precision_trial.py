@@ -156,12 +156,19 @@ def test_what_the_processor_the_provider_or_the_model_cannot_do_is_not_tried(
     assert possible_precisions(card, "bf16", "openvino") == ("bf16",)
     assert possible_precisions(card, "fp32", "cpu") == possible_precisions(card, "auto", "cuda") == ()
     assert possible_precisions(dataclasses.replace(card, precision="fp16"), "auto", "cpu") == ()
-    with pytest.raises(UsageError, match="--precision bf16 is for an fp32 model on the processor; leave it out"):
-        possible_precisions(card, "bf16", "cuda")
     monkeypatch.setattr(processor, "cpu_info", lambda: {"flags": "avx2"})
     assert possible_precisions(card, "auto", "cpu") == ()
-    with pytest.raises(UsageError, match="this processor has no int8_dot, which int8 needs; leave --precision out"):
-        possible_precisions(card, "int8", "cpu")
+
+
+def test_one_that_is_wanted_by_name_and_cannot_be_is_refused(tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    card = load_backbone(tiny_model, threads=1).card
+    with pytest.raises(UsageError, match="--precision bf16 is for an fp32 model, this one is fp16"):
+        possible_precisions(dataclasses.replace(card, precision="fp16"), "bf16", "cpu")
+    with pytest.raises(UsageError, match="--precision bf16 is for the processor, the provider is cuda"):
+        possible_precisions(card, "bf16", "cuda")
+    monkeypatch.setattr(processor, "cpu_info", lambda: {"flags": "avx2"})
+    with pytest.raises(UsageError, match="this processor has nothing for --precision bf16; use --precision auto"):
+        possible_precisions(card, "bf16", "cpu")
 
 
 def test_without_openvino_it_is_said_what_would_be_gained(tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
