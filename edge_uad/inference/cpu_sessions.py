@@ -5,11 +5,12 @@ import onnxruntime as ort
 SPINNING = "session.intra_op.allow_spinning"
 SPIN_DURATION = "session.intra_op.spin_duration_us"
 STOP_AFTER_RUN = "session.force_spinning_stop"
-SPIN_US = 20
+SPIN_US = 10
 """How long a thread without work looks for more before it sleeps: the least that spares it five of six sleeps.
 
-Beside other programs that costs an inference less than a tenth, no bound at all half as much again (python -m
-benchmarks.sessions).
+Where waking a thread is cheap that wins nothing and loses nothing; beside a busy program it costs an inference 5 %, no
+bound at all 40 % (python -m benchmarks.sessions, two cores of an EPYC: medians 91, 93 and 91 ms alone for this, for
+sleeping at once and for spinning without a bound, 136, 129 and 178 beside the program).
 """
 _BOUNDED_SINCE = (1, 26)
 """The first version of ONNX Runtime that bounds it."""
