@@ -26,8 +26,8 @@ from edge_uad.records import Float32, InferencePrecision, LowerPrecision, ModelC
 DEVICE = "CPU"
 ACTIVATIONS_PER_SCALE = (384, 256, 192, 128, 64, 32)
 """So many activations of a token share one scale in int8, found anew for every token: the first that divides the widths
-of all layers. Fewer are more exact and slower: at 64 instead of 384 an inference takes a fifth longer, for scores that are
-a third nearer to fp32's."""
+of all layers. Fewer are more exact and slower: at 64 instead of 384 an inference takes a fifth longer, for scores that
+are a third nearer to fp32's."""
 _INT8_MOST = 127
 
 
