@@ -51,6 +51,9 @@ IndexChoice = Literal["auto", "always", "never"]
 which it pays, whatever the size, or never."""
 QueueMode = Literal["latest", "every"]
 """Which frames of a station are judged: the newest one, or every one in turn."""
+TriggerMode = Literal["free_run", "software", "hardware"]
+"""Which frames of a station are judged: all that come; for each trigger the first one exposed after it; or the n-th one
+after the n-th trigger, which was announced before the camera got its pulse."""
 
 
 class Decision(StrEnum):
@@ -59,6 +62,40 @@ class Decision(StrEnum):
     NORMAL = "normal"
     ANOMALOUS = "anomalous"
     INVALID = "invalid"
+
+
+NO_FRAME_ID = -1
+"""``frame_id`` where there is a verdict and no frame: a trigger for which none came, or a message that was none."""
+MAX_TRIGGER_ID = 2**32 - 1
+
+
+class TriggerFailure(StrEnum):
+    """Why a trigger has an *invalid* verdict although no frame was judged for it; ``reason`` of that verdict."""
+
+    DEADLINE = "deadline"
+    """A frame was there, and not judged in time."""
+    NO_IMAGE = "no image"
+    """No frame came in time, or the source has ended."""
+    CAMERA_GONE = "camera gone"
+    """The source was lost while the trigger waited, or is lost."""
+    ID_GAP = "id gap"
+    """Its frame was lost on the way, or which frame is its own cannot be said for certain."""
+    ABORTED = "aborted"
+    """The operator or the PLC had frames and triggers counted anew."""
+    STOPPING = "stopping"
+    """The daemon was stopped first."""
+
+
+@dataclass(frozen=True, slots=True)
+class Trigger:
+    """A request to judge one part."""
+
+    trigger_id: int
+    """1 to 2³² − 1, chosen by who sends it."""
+    part_id: str | None
+    """The line's own name for the part; the verdict repeats it."""
+    received_mono_ns: int
+    """When it reached this machine, on the monotonic clock: the deadline counts from here."""
 
 
 class Geometry(StrEnum):
@@ -103,15 +140,24 @@ class FrameIdentity:
 
     station: str
     frame_id: int
-    """Folders, videos and cameras count from 0; over ZeroMQ it is the sender's own number."""
+    """Folders, videos and cameras count from 0; over ZeroMQ it is the sender's own number. -1: there is no frame."""
     captured_at_ns: int
-    """Unix time of capture."""
+    """Unix time of capture; without a frame, of the trigger."""
     captured_mono_ns: int
     """The same moment on the monotonic clock of this machine, for latency and age."""
     part_id: str | None = None
     """The line's own name for the part: a serial number, or the file's name."""
     dropped_before: int = 0
     """Frames of this station skipped since the one before."""
+    trigger_id: int | None = None
+    """Of the trigger that the frame was taken for; None in free run."""
+    triggered_mono_ns: int | None = None
+    """When that trigger was received, on the monotonic clock."""
+
+    @property
+    def counted_from_mono_ns(self) -> int:
+        """What deadline and latency count from: the trigger, or where there is none the capture."""
+        return self.captured_mono_ns if self.triggered_mono_ns is None else self.triggered_mono_ns
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -442,12 +488,15 @@ class Verdict:
     heatmap: Float32 | None
     """(h, w) at the model's input size: squared distances, upsampled and blurred."""
     latency_ms: float
-    """From capture to verdict; for a frame over ZeroMQ from its arrival, unless its sender's clock is trusted."""
+    """From trigger or, in free run, from capture to verdict; a frame over ZeroMQ counts from its arrival, unless its
+    sender's clock is trusted."""
     dropped_before: int
     model_id: str
     bank_id: str
     sequence: int | None = None
     """Number of this verdict among those of its station since the daemon started, from 1; None outside a daemon."""
+    trigger_id: int | None = None
+    """Of the trigger that this is the one answer to; left out of the header where there was no trigger."""
     schema: int = WIRE_SCHEMA
 
 

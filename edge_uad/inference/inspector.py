@@ -275,6 +275,7 @@ class Inspector:
             dropped_before=frame.dropped_before,
             model_id=self.model_id,
             bank_id=self.bank_id,
+            trigger_id=frame.trigger_id,
         )
 
     def invalid(self, frame: Frame | UnreadableFrame, reason: str) -> Verdict:
@@ -296,6 +297,7 @@ class Inspector:
             dropped_before=frame.dropped_before,
             model_id=self.model_id,
             bank_id=self.bank_id,
+            trigger_id=frame.trigger_id,
         )
 
     def overlay(self, frame: Frame, verdict: Verdict, *, longest_side_px: int | None = None) -> UInt8:
@@ -353,4 +355,4 @@ def _by_backbone(inspectors: Mapping[int, Inspector]) -> Iterable[list[int]]:
 
 
 def _latency_ms(frame: Frame | UnreadableFrame) -> float:
-    return (time.monotonic_ns() - frame.captured_mono_ns) / 1e6
+    return (time.monotonic_ns() - frame.counted_from_mono_ns) / 1e6

@@ -1,19 +1,19 @@
 """The headers of all messages as pydantic models: what ``wire.py`` validates by, and what the JSON Schema comes from.
 
-Types are strict: no number from a text, no number from a bool. Three of the four models are generated from their
+Types are strict: no number from a text, no number from a bool. Those of what is published are generated from their
 records, so that a field is described in one place.
 """
 
 import reprlib
 from dataclasses import MISSING, fields
 from enum import Enum
-from typing import Annotated, Any, Final, get_origin, get_type_hints
+from typing import Annotated, Any, Final, Literal, get_origin, get_type_hints
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, Strict, ValidationError, create_model
 
 from edge_uad.errors import FrameError
 from edge_uad.net.wire import MAX_PART_ID_CHARS, Encoding, Heatmap, Json
-from edge_uad.records import StationStatus, Verdict
+from edge_uad.records import MAX_TRIGGER_ID, StationStatus, Verdict
 
 MAX_INT = 2**63 - 1
 MAX_SIDE_PX = 2**16
@@ -58,6 +58,21 @@ class Frame(Header):
     width: Annotated[int, Field(ge=1, le=MAX_SIDE_PX)]
 
 
+class Trigger(Header):
+    """Header of a trigger that comes in; other keys are ignored."""
+
+    trigger_id: Annotated[int, Field(ge=1, le=MAX_TRIGGER_ID)]
+    """The verdict repeats it. One that repeats the newest, or one that waits, is not judged again."""
+    part_id: Annotated[str, Field(max_length=MAX_PART_ID_CHARS)] | None = None
+    """The line's own name for the part; the verdict repeats it."""
+
+
+class Resynchronise(Header):
+    """Header of the request to count frames and triggers anew; other keys are ignored."""
+
+    resynchronise: Literal[True]
+
+
 def _model_of(record: type, *, without: frozenset[str] = frozenset()) -> type[Header]:
     """A model with a record's fields; tuples come as lists and enumerations as texts, because msgpack has neither."""
     hints = get_type_hints(record)
@@ -87,6 +102,8 @@ MODELS: Final[dict[str, type[Header]]] = {
     "Heatmap": _model_of(Heatmap),
     "StationStatus": _model_of(StationStatus),
     "Frame": Frame,
+    "Trigger": Trigger,
+    "Resynchronise": Resynchronise,
 }
 """By the name of the record."""
 

@@ -13,8 +13,8 @@ from typing import Literal
 
 from pydantic.json_schema import models_json_schema
 
-from edge_uad.net.headers import MODELS, Frame
-from edge_uad.net.wire import Heatmap, Json
+from edge_uad.net.headers import MODELS, Frame, Resynchronise, Trigger
+from edge_uad.net.wire import LEFT_OUT_WHERE_NONE, Heatmap, Json
 from edge_uad.records import WIRE_SCHEMA, StationStatus, Verdict
 
 _TOPICS = {
@@ -22,8 +22,11 @@ _TOPICS = {
     "Heatmap": "Header of heatmap/<station>; the message's third part is the picture.",
     "StationStatus": "Header of status/<station>.",
     "Frame": "Header of an incoming frame, the second part of [station, header, image].",
+    "Trigger": "Header of an incoming trigger, the second part of [station, header].",
+    "Resynchronise": "Header of the request to count frames and triggers anew, the second part of [station, header].",
 }
-_RECORDS: dict[str, type] = {"Verdict": Verdict, "Heatmap": Heatmap, "StationStatus": StationStatus, "Frame": Frame}
+_INCOMING: dict[str, type] = {"Frame": Frame, "Trigger": Trigger, "Resynchronise": Resynchronise}
+_RECORDS: dict[str, type] = {"Verdict": Verdict, "Heatmap": Heatmap, "StationStatus": StationStatus, **_INCOMING}
 
 
 def wire_schema() -> Json:
@@ -32,7 +35,7 @@ def wire_schema() -> Json:
     Published headers may hold further fields, added by later versions; the three kinds are told apart by topic.
     """
     modes: dict[str, Literal["serialization", "validation"]] = dict.fromkeys(MODELS, "serialization")
-    modes["Frame"] = "validation"  # what a sender may leave out is not required
+    modes |= dict.fromkeys(_INCOMING, "validation")  # what a sender may leave out is not required
     _, described = models_json_schema([(model, modes[name]) for name, model in MODELS.items()])
     definitions: Json = described["$defs"]
     for name, record in _RECORDS.items():
@@ -40,6 +43,8 @@ def wire_schema() -> Json:
         definition["description"] = _TOPICS[name]
         if "schema" in definition["properties"]:
             definition["properties"]["schema"] = {"const": WIRE_SCHEMA}
+        if name not in _INCOMING:
+            definition["required"] = [field for field in definition["required"] if field not in LEFT_OUT_WHERE_NONE]
         for field, text in _field_docs(record).items():
             if field in definition["properties"]:
                 definition["properties"][field]["description"] = text

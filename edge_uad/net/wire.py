@@ -1,8 +1,9 @@
 """Records ↔ multipart bytes: the one place that knows the message schema.
 
 Out: ``[topic, header, payload?]``, topic ``verdict/<station>``, ``heatmap/<station>`` or ``status/<station>``.
-In: ``[station, header, image]``. Headers are msgpack maps; outgoing ones have ``schema`` first. What a header must hold
-is validated by the pydantic models of ``headers.py``, from which docs/wire.schema.json is generated.
+In: ``[station, header, image]``, for triggers ``[station, header]``. Headers are msgpack maps; outgoing ones have
+``schema`` first. What a header must hold is validated by the pydantic models of ``headers.py``, from which
+docs/wire.schema.json is generated.
 """
 
 import re
@@ -29,6 +30,8 @@ MAX_STATION_CHARS = 64
 MAX_PART_ID_CHARS = 1024
 """Enough for any file name: 255 bytes, none of them UTF-8, are 1020 characters after ``valid_text``."""
 Encoding = Literal["jpeg", "png", "bgr8", "rgb8", "mono8"]
+LEFT_OUT_WHERE_NONE = frozenset({"trigger_id"})
+"""Fields that a header has only where they say something."""
 ENCODINGS: tuple[str, ...] = get_args(Encoding)
 RAW_CHANNELS = {"bgr8": 3, "rgb8": 3, "mono8": 1}
 
@@ -77,8 +80,9 @@ def header_of(record: Verdict | StationStatus | Heatmap) -> Json:
     """
     header: Json = {"schema": record.schema}
     for field in fields(record):
-        if field.name not in {"schema", "heatmap"}:
-            header[field.name] = _plain(getattr(record, field.name))
+        value = getattr(record, field.name)
+        if field.name not in {"schema", "heatmap"} and not (value is None and field.name in LEFT_OUT_WHERE_NONE):
+            header[field.name] = _plain(value)
     return header
 
 
@@ -231,18 +235,60 @@ def decode_frame(parts: Sequence[bytes]) -> FrameMessage:
     if len(parts) != 3:
         raise FrameError(f"a message of {len(parts)} parts came where [station, header, image] was expected")
     station_bytes, header_bytes, payload = parts
-    try:
-        station = station_bytes.decode()
-    except UnicodeDecodeError as error:
-        raise FrameError("the station's name is not UTF-8") from error
-    if not 0 < len(station) <= MAX_STATION_CHARS:
-        raise FrameError(f"the station's name has {len(station)} characters, 1 to {MAX_STATION_CHARS} are allowed")
+    station = _station_of(station_bytes)
     if len(payload) > MAX_IMAGE_BYTES:
         raise FrameError(f"the image has {len(payload)} bytes, {MAX_IMAGE_BYTES} are allowed")
     header = _validated("Frame", _unpack_map(header_bytes))
     message = FrameMessage(station=station, payload=payload, **header.record_fields())
     _check_raw_size(message)
     return message
+
+
+def _station_of(name: bytes) -> str:
+    try:
+        station = name.decode()
+    except UnicodeDecodeError as error:
+        raise FrameError("the station's name is not UTF-8") from error
+    if not 0 < len(station) <= MAX_STATION_CHARS:
+        raise FrameError(f"the station's name has {len(station)} characters, 1 to {MAX_STATION_CHARS} are allowed")
+    return station
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TriggerMessage:
+    """An incoming trigger, or the request to count frames and triggers anew."""
+
+    station: str
+    trigger_id: int | None
+    """1 to 2³² − 1; None: count anew."""
+    part_id: str | None = None
+
+
+def encode_trigger(message: TriggerMessage) -> list[bytes]:
+    """``[station, header]``; a ``part_id`` that is not UTF-8 goes through ``valid_text``."""
+    header: Json = {"resynchronise": True}
+    if message.trigger_id is not None:
+        part_id = None if message.part_id is None else valid_text(message.part_id)
+        header = {"trigger_id": message.trigger_id, "part_id": part_id}
+    return [message.station.encode(), msgpack.packb(header)]
+
+
+def decode_trigger(parts: Sequence[bytes]) -> TriggerMessage:
+    """Check an incoming trigger; keys of its header that are not known are ignored.
+
+    Raises:
+        FrameError: a field is missing, of the wrong type or out of bounds.
+    """
+    if len(parts) != 2:
+        raise FrameError(f"a message of {len(parts)} parts came where [station, header] was expected")
+    station, header = _station_of(parts[0]), _unpack_map(parts[1])
+    if "resynchronise" in header:
+        if "trigger_id" in header:
+            raise FrameError("the header has both a trigger_id and resynchronise; send two messages")
+        if header["resynchronise"] is not True:  # pydantic takes 1 for it
+            raise FrameError("the header's resynchronise is not true; leave it out of a trigger")
+        return TriggerMessage(station=station, trigger_id=None)
+    return TriggerMessage(station=station, **_validated("Trigger", header).record_fields())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -65,7 +65,7 @@ COLUMNS: dict[Table, tuple[str, ...]] = {
     Table.VERDICTS: (
         *("station", "frame_id", "part_id", "captured_at_ns", "decision", "reason", "score", "threshold", "p_value"),
         *("foreground_ratio", "peak", "latency_ms", "dropped_before", "sequence", "bank_id", "model_id"),
-        *("written_at_ns", "frame_sha256", "frame_hw", "evidence"),
+        *("written_at_ns", "frame_sha256", "frame_hw", "evidence", "trigger_id"),
     ),
     Table.EVENTS: ("at_ns", "event", "verdict_id", "station", "gap", "reason"),
     Table.LABELS: (
@@ -81,8 +81,16 @@ IDENTITY_COLUMN = {Table.BANKS: "bank_id", Table.RECIPES: "recipe_id"}
 """Tables that hold each thing once."""
 
 
+_ADDED_LATER = frozenset({"trigger_id"})
+"""Columns that schema 1 did not have; a migration adds each."""
+
+
+def _computed(name: str) -> str:
+    return f"{name} GENERATED ALWAYS AS (json_extract(entry, '$.{name}')) VIRTUAL"
+
+
 def _create_table(table: Table) -> str:
-    computed = (f"{name} GENERATED ALWAYS AS (json_extract(entry, '$.{name}')) VIRTUAL" for name in COLUMNS[table])
+    computed = (_computed(name) for name in COLUMNS[table] if name not in _ADDED_LATER)
     return (
         f"CREATE TABLE {table} (id INTEGER PRIMARY KEY, entry TEXT NOT NULL, hash BLOB NOT NULL, {', '.join(computed)})"
     )
@@ -98,6 +106,7 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         "CREATE TABLE imports (id INTEGER PRIMARY KEY, n_bytes INTEGER NOT NULL, sha256 TEXT NOT NULL)",
         "CREATE TABLE running (started_at_ns INTEGER NOT NULL)",
     ),
+    (f"ALTER TABLE verdicts ADD COLUMN {_computed('trigger_id')}",),
 )
 """Statements that lead from schema n to n + 1, each tuple in one transaction. The file's version is how many ran."""
 

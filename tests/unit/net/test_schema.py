@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,16 @@ import pytest
 
 from edge_uad.inference.inspector import Inspector
 from edge_uad.net.schema import rendered, wire_schema
-from edge_uad.net.wire import FrameMessage, encode_frame, encode_heatmap, encode_status, encode_verdict
-from edge_uad.records import Frame, StationState, StationStatus, UnreadableFrame
+from edge_uad.net.wire import (
+    FrameMessage,
+    TriggerMessage,
+    encode_frame,
+    encode_heatmap,
+    encode_status,
+    encode_trigger,
+    encode_verdict,
+)
+from edge_uad.records import MAX_TRIGGER_ID, Frame, StationState, StationStatus, UnreadableFrame
 from tests.fakes import GREEN, RED, frame, green_inspector, picture
 
 FILE = Path(__file__).parents[3] / "docs" / "wire.schema.json"
@@ -62,9 +71,23 @@ def test_frames_sent_are_valid(part_id: str | None) -> None:
     check("Frame", msgpack.unpackb(encode_frame(message)[1]))
 
 
+@pytest.mark.parametrize("trigger_id", [None, 1, MAX_TRIGGER_ID])
+def test_triggers_and_their_verdicts_are_valid(trigger_id: int | None) -> None:
+    kind = "Resynchronise" if trigger_id is None else "Trigger"
+    check(kind, msgpack.unpackb(encode_trigger(TriggerMessage(station="line", trigger_id=trigger_id))[1]))
+    header = msgpack.unpackb(encode_verdict(INSPECTOR.inspect(replace(frame(1), trigger_id=trigger_id)))[1])
+    assert header.get("trigger_id", "left out") == (trigger_id or "left out")
+    check("Verdict", header)
+
+
 @pytest.mark.parametrize(
     ("kind", "change"),
     [
+        ("Verdict", {"trigger_id": "7"}),
+        ("Trigger", {"trigger_id": 0}),
+        ("Trigger", {"trigger_id": MAX_TRIGGER_ID + 1}),
+        ("Trigger", {"part_id": "x" * 1025}),
+        ("Resynchronise", {"resynchronise": False}),
         ("Verdict", {"decision": "perhaps"}),
         ("Verdict", {"schema": 2}),
         ("Verdict", {"peak": [1]}),
@@ -107,6 +130,8 @@ def _valid() -> dict[str, dict[str, Any]]:
         "Heatmap": msgpack.unpackb(encode_heatmap(verdict, b"", "jpeg", (1, 1))[1]),
         "StationStatus": msgpack.unpackb(encode_status(_status(StationState.RUNNING))[1]),
         "Frame": msgpack.unpackb(encode_frame(sent)[1]),
+        "Trigger": msgpack.unpackb(encode_trigger(TriggerMessage(station="a", trigger_id=1, part_id="b"))[1]),
+        "Resynchronise": msgpack.unpackb(encode_trigger(TriggerMessage(station="a", trigger_id=None))[1]),
     }
 
 

@@ -13,23 +13,27 @@ from hypothesis import strategies as st
 from edge_uad.errors import FrameError
 from edge_uad.net.wire import (
     ENCODINGS,
+    MAX_PART_ID_CHARS,
     RAW_CHANNELS,
     ClaimedIdentity,
     FrameMessage,
+    TriggerMessage,
     check_header,
     claimed_identity,
     decode_frame,
     decode_message,
+    decode_trigger,
     encode_frame,
     encode_heatmap,
     encode_status,
+    encode_trigger,
     encode_verdict,
     header_of,
     status_of,
     valid_text,
     verdict_of,
 )
-from edge_uad.records import Decision, StationState, StationStatus, Verdict
+from edge_uad.records import MAX_TRIGGER_ID, Decision, StationState, StationStatus, Verdict
 
 names = st.text(min_size=1, max_size=64)
 counters = st.integers(0, 2**63 - 1)
@@ -57,6 +61,7 @@ def verdicts(draw: st.DrawFn) -> Verdict:
         dropped_before=draw(counters),
         model_id=draw(names),
         bank_id=draw(names),
+        trigger_id=draw(st.none() | st.integers(1, MAX_TRIGGER_ID)),
     )
 
 
@@ -84,6 +89,8 @@ def test_a_verdict_arrives_with_every_field_but_the_heatmap(verdict: Verdict) ->
     assert topic == f"verdict/{verdict.station}"
     assert payload is None
     expected = {field.name for field in dataclasses.fields(Verdict)} - {"heatmap"}
+    if verdict.trigger_id is None:
+        expected -= {"trigger_id"}
     assert set(header) == expected
     for name in expected:
         sent = getattr(verdict, name)
@@ -311,3 +318,39 @@ def test_names_that_are_not_utf8_leave_as_valid_text(text: str, sent: str) -> No
     topic, header, _ = decode_message(encode_status(status))
     assert (topic, header["message"]) == (f"status/{sent}", sent)
     assert decode_frame(encode_frame(dataclasses.replace(GOOD, part_id=text))).part_id == sent
+
+
+@given(st.integers(1, MAX_TRIGGER_ID), st.none() | st.text(max_size=50))
+def test_a_trigger_arrives_as_it_was_sent(trigger_id: int, part_id: str | None) -> None:
+    sent = TriggerMessage(station="line", trigger_id=trigger_id, part_id=part_id)
+    arrived = decode_trigger(encode_trigger(sent))
+    assert arrived == dataclasses.replace(sent, part_id=None if part_id is None else valid_text(part_id))
+    count_anew = TriggerMessage(station="line", trigger_id=None)
+    assert decode_trigger(encode_trigger(count_anew)) == count_anew
+
+
+@pytest.mark.parametrize(
+    ("header", "told"),
+    [
+        ({}, "no trigger_id"),
+        ({"trigger_id": 0}, "greater than or equal to 1"),
+        ({"trigger_id": 2**32}, "less than or equal to 4294967295"),
+        ({"trigger_id": True}, "valid integer"),
+        ({"trigger_id": "7"}, "valid integer"),
+        ({"trigger_id": 7, "part_id": 7}, "valid string"),
+        ({"trigger_id": 7, "part_id": "x" * (MAX_PART_ID_CHARS + 1)}, "at most 1024 characters"),
+        ({"resynchronise": 1}, "is not true"),
+        ({"resynchronise": False}, "is not true"),
+        ({"resynchronise": True, "trigger_id": 7}, "both"),
+    ],
+)
+def test_what_is_no_trigger_is_refused(header: dict[str, object], told: str) -> None:
+    with pytest.raises(FrameError, match=told):
+        decode_trigger([b"line", msgpack.packb(header)])
+
+
+def test_a_trigger_has_two_parts_and_a_station() -> None:
+    good = encode_trigger(TriggerMessage(station="line", trigger_id=1))
+    for parts in (good[:1], [*good, b""], [b"", good[1]], [b"\xff", good[1]], [b"line", b"\xc1"]):
+        with pytest.raises(FrameError):
+            decode_trigger(parts)

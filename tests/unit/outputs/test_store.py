@@ -1,5 +1,6 @@
 """The record store: chained rows, whole after a power cut at any byte, bounded by count, age and bytes, upgraded."""
 
+import dataclasses
 import hashlib
 import os
 import shutil
@@ -14,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edge_uad.errors import RecordsDamagedError, UsageError
+from edge_uad.outputs.audit import audit_entry
 from edge_uad.outputs.record_reader import Filter, RecordReader
 from edge_uad.outputs.store import (
     COLUMNS,
@@ -27,7 +29,8 @@ from edge_uad.outputs.store import (
     encode,
     parse_link,
 )
-from tests.records import entry, events, frame_ids, problems, tampering, verdict
+from tests.fakes import RED, frame
+from tests.records import INSPECTOR, entry, events, frame_ids, problems, tampering, verdict
 
 N_COMMITS = 12
 
@@ -58,7 +61,7 @@ def test_every_field_is_a_column_that_sql_can_ask_for(tmp_path: Path) -> None:
         kept = connection.execute("SELECT verdict_id, path FROM evidence").fetchall()
     assert found == [("line", 7, "anomalous", "line/a.png")]
     assert kept == [(1, "line/a.png")]
-    assert set(entry()) - {"schema", "audit_schema"} == set(COLUMNS[Table.VERDICTS])
+    assert {*entry(), "trigger_id"} - {"schema", "audit_schema"} == set(COLUMNS[Table.VERDICTS])
 
 
 def test_a_part_whose_name_is_no_text_is_kept_to_the_letter(tmp_path: Path) -> None:
@@ -294,8 +297,22 @@ def test_an_older_schema_is_upgraded_and_a_newer_one_is_refused(tmp_path: Path) 
         assert connection.execute("SELECT count(*) FROM verdicts").fetchone() == (3,)
     RecordStore(path, migrations=newer).close()  # once is enough
     for refused in (lambda: RecordStore(path), lambda: RecordReader(path)):
-        with pytest.raises(UsageError, match=r"was written by a newer edge-uad \(schema 2, this one knows 1\)"):
+        with pytest.raises(UsageError, match=r"was written by a newer edge-uad \(schema 3, this one knows 2\)"):
             refused()
+
+
+def test_a_file_of_schema_1_is_upgraded_to_hold_trigger_ids(tmp_path: Path) -> None:
+    path = tmp_path / "r.sqlite"
+    RecordStore(path, migrations=MIGRATIONS[:1]).write(verdict(0))
+    with pytest.raises(UsageError, match="records of schema 1, this edge-uad reads 2"):
+        RecordReader(path)
+    store = RecordStore(path)
+    triggered = dataclasses.replace(frame(1, RED), trigger_id=7, triggered_mono_ns=0)
+    store.write(NewRow(Table.VERDICTS, audit_entry(INSPECTOR.inspect(triggered), triggered, None)))
+    store.close()
+    assert problems(path) == []
+    with tampering(path) as connection:
+        assert connection.execute("SELECT frame_id, trigger_id FROM verdicts").fetchall() == [(0, None), (1, 7)]
 
 
 def test_an_upgrade_that_fails_leaves_the_file_as_it_was(tmp_path: Path) -> None:
@@ -310,8 +327,8 @@ def test_an_upgrade_that_fails_leaves_the_file_as_it_was(tmp_path: Path) -> None
 def test_an_older_file_is_read_after_the_upgrade_alone(tmp_path: Path) -> None:
     path = tmp_path / "r.sqlite"
     RecordStore(path).close()
-    with pytest.raises(UsageError, match=r"has records of schema 1, this edge-uad reads 2; run: edge-uad records upgr"):
-        RecordReader(path, schema=2)
+    with pytest.raises(UsageError, match=r"has records of schema 2, this edge-uad reads 3; run: edge-uad records upgr"):
+        RecordReader(path, schema=3)
     (tmp_path / "empty").touch()
     with pytest.raises(UsageError, match="is empty; name a records file"):
         RecordReader(tmp_path / "empty")
