@@ -2,7 +2,7 @@
 
 from typing import Protocol, Self, runtime_checkable
 
-from edge_uad.records import Embedding, Float32, Frame, ModelCard, StationStatus, UnreadableFrame, Verdict
+from edge_uad.records import Embedding, Float32, Frame, ModelCard, StationStatus, Trigger, UnreadableFrame, Verdict
 
 
 class FrameSource(Protocol):
@@ -67,6 +67,27 @@ class RemoteClockSource(FrameSource, Protocol):
     @property
     def sender_clock_offset_s(self) -> float | None:
         """That clock less this machine's; None where it is not known yet. Any thread may read it."""
+
+
+class TriggerTarget(Protocol):
+    """What triggers go to: a triggered station. Any thread may call it."""
+
+    def trigger(self, trigger: Trigger) -> bool:
+        """Accept a trigger, which gets exactly one verdict; False where there is no room, or a stop was requested."""
+
+    def resynchronise(self) -> None:
+        """Answer triggers that wait for their frames, *invalid*, and count frames and triggers anew."""
+
+    def refuse_trigger(self, trigger: Trigger, reason: str) -> bool:
+        """Publish an *invalid* verdict for a trigger that was not accepted; False where there is no room for it."""
+
+
+@runtime_checkable
+class TriggerReceivingSource(FrameSource, Protocol):
+    """A source whose senders may send triggers among the frames."""
+
+    trigger_target: TriggerTarget | None
+    """What ``read`` hands them to; None: the station is not triggered."""
 
 
 class Backbone(Protocol):

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from edge_uad.inference.inspector import Inspector
 from edge_uad.interfaces import FrameSource
-from edge_uad.records import QueueMode
+from edge_uad.records import QueueMode, TriggerMode
 from edge_uad.runtime.daemon import Daemon
 from edge_uad.runtime.reload import BankReloader
 from edge_uad.runtime.signals import Signals
@@ -39,6 +39,9 @@ class Line:
         max_batch: int = 1,
         max_wait_ms: float = 0.0,
         parallel_frames: int = 1,
+        trigger_mode: TriggerMode = "free_run",
+        trigger_delay_ms: float = 0.0,
+        on_demand: bool = False,
     ) -> None:
         names = ["line", *(f"line{number}" for number in range(2, len(sources) + 1))]
         deadlines_ms = deadline_ms if isinstance(deadline_ms, Sequence) else [deadline_ms] * len(sources)
@@ -54,6 +57,9 @@ class Line:
                 backoff=QUICK,
                 deadline_ms=one_deadline_ms,
                 bank=bank,
+                trigger_mode=trigger_mode,
+                trigger_delay_ms=trigger_delay_ms,
+                on_demand=on_demand,
             )
             for name, source, one_deadline_ms in zip(names, sources, deadlines_ms, strict=True)
         ]

@@ -11,10 +11,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from edge_uad.inference.inspector import Inspector
-from edge_uad.records import AnyFrame, Verdict
+from edge_uad.records import AnyFrame, TriggerFailure, UnreadableFrame, Verdict
 from edge_uad.runtime.station import Station
 
-DEADLINE_REASON = "deadline"
+DEADLINE_REASON = str(TriggerFailure.DEADLINE)
 
 
 @dataclass(slots=True, eq=False)
@@ -65,6 +65,7 @@ class Scheduler:
     ) -> None:
         if max_batch > 1 and n_workers > 1:
             raise ValueError("frames are judged in one batch or by several workers, not both")
+        self._stations = tuple(stations)
         self._round = list(stations)
         self._is_forced = is_forced
         self._n_workers = n_workers
@@ -145,12 +146,20 @@ class Scheduler:
                 self._decisions.wait(self._next_deadline_s())
 
     def fail_pending(self, reason: str) -> None:
-        """Frames at the workers get an *invalid* verdict now; what their inference returns later is ignored."""
+        """Frames at the workers get an *invalid* verdict now; what their inference returns later is ignored.
+
+        So does each trigger that still waits, for its frame or for a worker.
+        """
+        for station in self._stations:
+            station.end_triggers()  # without the lock: it wakes this
         with self._decisions:
-            for jobs in self._unpublished.values():
+            for station in self._stations:
+                jobs = self._unpublished[station.name]
+                while station.is_triggered and (frame := station.take()) is not None:
+                    jobs.append(Job(station, station.inspector, frame))
                 for job in jobs:
                     if job.verdict is None:
-                        job.verdict = job.inspector.invalid(job.frame, reason)
+                        job.verdict = job.inspector.invalid(job.frame, _stop_reason(job.frame, reason))
             self._decisions.notify()
 
     def close(self) -> None:
@@ -224,17 +233,17 @@ class Scheduler:
         return decided
 
     def _fail_late(self, station: Station) -> None:
-        """Frames whose deadline passed in the queue get their verdict without an inference."""
+        """What needs no inference gets its verdict: frames and triggers that are late, triggers without a picture."""
         while (frame := station.take_late(time.monotonic_ns())) is not None:
             self._unpublished[station.name].append(
-                Job(station, station.inspector, frame, station.inspector.invalid(frame, DEADLINE_REASON))
+                Job(station, station.inspector, frame, station.inspector.invalid(frame, _late_reason(station, frame)))
             )
             self._decisions.notify()
 
     def _verdict_of(self, job: Job, now_mono_ns: int) -> Verdict | None:
         """The worker's verdict, or that of the deadline where it has passed."""
         if job.verdict is None:
-            deadline_mono_ns = job.station.deadline_of(job.frame.captured_mono_ns)
+            deadline_mono_ns = job.station.deadline_of(job.frame.counted_from_mono_ns)
             if deadline_mono_ns is not None and deadline_mono_ns <= now_mono_ns:
                 job.verdict = job.inspector.invalid(job.frame, DEADLINE_REASON)
         return job.verdict
@@ -245,7 +254,20 @@ class Scheduler:
         for station in self._round:
             jobs = self._unpublished[station.name]
             # a frame in the queue is not published before those of its station at the workers
-            next_ns = station.deadline_of(jobs[0].frame.captured_mono_ns) if jobs else station.next_deadline_mono_ns
+            next_ns = station.deadline_of(jobs[0].frame.counted_from_mono_ns) if jobs else station.next_deadline_mono_ns
             if next_ns is not None:
                 deadlines_ns.append(next_ns)
         return max(min(deadlines_ns) / 1e9 - time.monotonic(), 0.0) if deadlines_ns else None
+
+
+def _late_reason(station: Station, frame: AnyFrame) -> str:
+    """A trigger for which no picture came says why; any other frame came and was not judged in time."""
+    if station.is_triggered and isinstance(frame, UnreadableFrame):
+        return frame.reason
+    return DEADLINE_REASON
+
+
+def _stop_reason(frame: AnyFrame, reason: str) -> str:
+    if frame.trigger_id is None:
+        return reason
+    return frame.reason if isinstance(frame, UnreadableFrame) else str(TriggerFailure.STOPPING)

@@ -4,6 +4,7 @@ import logging
 import time
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -11,11 +12,25 @@ from edge_uad.errors import EdgeUadError
 from edge_uad.inference.bank import short_id
 from edge_uad.inference.inspector import Inspector
 from edge_uad.inference.overlay import LONGEST_SIDE_PX
-from edge_uad.interfaces import FrameSource, RemoteClockSource
-from edge_uad.records import AnyFrame, Decision, Frame, QueueMode, StationState, StationStatus, UInt8, Verdict
+from edge_uad.interfaces import FrameSource, RemoteClockSource, TriggerReceivingSource
+from edge_uad.records import (
+    AnyFrame,
+    Decision,
+    Frame,
+    QueueMode,
+    StationState,
+    StationStatus,
+    Trigger,
+    TriggerFailure,
+    TriggerMode,
+    UInt8,
+    Verdict,
+)
 from edge_uad.runtime.reload import NewBank
 from edge_uad.sources.capture import REPLACE_AFTER_S, Backoff, Capture
 from edge_uad.sources.queues import BoundedFrameQueue, FrameQueue, LatestFrameQueue
+from edge_uad.sources.triggers.pairing import HardwarePairing, Pairing, SoftwarePairing
+from edge_uad.sources.triggers.queue import TriggeredFrameQueue, no_frame_for
 
 log = logging.getLogger("edge_uad.runtime.station")
 
@@ -28,12 +43,20 @@ class Station:
         source: not open yet; used by the capture thread alone.
         inspector: judges its frames until another bank is loaded.
         mode: ``latest``: the newest frame wins; ``every``: none is lost, the source waits.
-        queue_frames: capacity of the queue in mode ``every``.
+        queue_frames: capacity of the queue in mode ``every``; of a triggered station, triggers that may wait.
         backoff: waits between attempts at a lost source.
-        deadline_ms: from capture to verdict at most; None: a frame is judged however long it takes.
+        deadline_ms: from trigger or, in free run, from capture to verdict at most; None: a frame is judged however long
+            it takes.
         replace_after_s: a call into a camera or stream that takes longer is left behind and the source opened anew.
         bank: the inspector's file, where it may be replaced while the line runs.
         frozen_after_s: frames are invalid once the picture has been the same for so long; None: not checked.
+        trigger_mode: whether each frame is judged, or one for each trigger; the latter needs mode ``every`` and a
+            deadline.
+        trigger_delay_ms: by how much the source's times of capture lag behind the exposure; see ``SoftwarePairing``.
+        on_demand: the source gives a picture when it is read, as folders do: it is read once for each trigger.
+
+    Raises:
+        ValueError: it is triggered, and has mode ``latest`` or no deadline.
     """
 
     def __init__(
@@ -49,6 +72,9 @@ class Station:
         bank: Path | None = None,
         replace_after_s: float = REPLACE_AFTER_S,
         frozen_after_s: float | None = None,
+        trigger_mode: TriggerMode = "free_run",
+        trigger_delay_ms: float = 0.0,
+        on_demand: bool = False,
     ) -> None:
         self.name = name
         self.inspector = inspector
@@ -60,21 +86,36 @@ class Station:
         self._deadline_ns = None if deadline_ms is None else round(deadline_ms * 1e6)
         self.decisions: Counter[Decision] = Counter()
         self._on_frame = self._on_change = _nothing
-        self._queue: FrameQueue = (
+        self.on_acquired: Callable[[int], None] = _nothing_acquired
+        """Called with a trigger's id when its frame is there, from the capture thread: it must not block."""
+        self._triggers: TriggeredFrameQueue | None = None
+        """The queue, where the station is triggered."""
+        if trigger_mode != "free_run":
+            if self._deadline_ns is None or mode != "every":
+                raise ValueError(f"{name}: a triggered station has a deadline and judges every frame that is triggered")
+            pairing: Pairing = HardwarePairing(settle_ns=self._deadline_ns)
+            if trigger_mode == "software":
+                pairing = SoftwarePairing(delay_ns=0 if on_demand else round(trigger_delay_ms * 1e6))
+            self._triggers = TriggeredFrameQueue(
+                name, self._frame_came, pairing, capacity=queue_frames, on_acquired=self._frame_acquired
+            )
+        self._queue: FrameQueue = self._triggers or (
             LatestFrameQueue(self._frame_came)
             if mode == "latest"
             else BoundedFrameQueue(self._frame_came, capacity=queue_frames)
         )
+        if isinstance(source, TriggerReceivingSource):
+            source.trigger_target = self if self.is_triggered else None
         self._capture = Capture(
             station=name,
             source=source,
             queue=self._queue,
-            # with latest, most of the frames preprocessed would be replaced before a worker takes them
-            prepare=self._preprocessed if mode == "every" else None,
+            prepare=self._preparation(on_demand),
             backoff=backoff or Backoff(),
             on_change=self._state_changed,
             replace_after_s=replace_after_s,
             frozen_after_s=frozen_after_s,
+            wait_for_demand=self._triggers.wait_for_trigger if on_demand and self._triggers is not None else None,
         )
 
     def start(self, *, on_frame: Callable[[], None], on_change: Callable[[], None]) -> None:
@@ -90,8 +131,79 @@ class Station:
     def _frame_came(self) -> None:
         self._on_frame()
 
+    def _preparation(self, on_demand: bool) -> Callable[[AnyFrame], AnyFrame] | None:
+        """What the capture thread does with each frame before it is queued."""
+        if self.is_triggered:
+            return _handed_out_now if on_demand else None
+        # with latest, as with triggers, most of the frames preprocessed would never reach a worker
+        return self._preprocessed if self.mode == "every" else None
+
+    def _frame_acquired(self, trigger_id: int) -> None:
+        self.on_acquired(trigger_id)
+
     def _state_changed(self) -> None:
+        if self._triggers is not None:
+            self._tell_triggers(self._triggers)
         self._on_change()
+
+    def _tell_triggers(self, triggers: TriggeredFrameQueue) -> None:
+        """What has become of the source, for the triggers that wait for its frames."""
+        if self._capture.finished:
+            if self._capture.stopping:
+                triggers.end(TriggerFailure.STOPPING)
+            else:
+                triggers.end(TriggerFailure.NO_IMAGE if self.fault is None else TriggerFailure.CAMERA_GONE)
+        elif self._capture.state[0] is StationState.RECONNECTING:
+            triggers.lose_source()
+        else:
+            triggers.regain_source()
+
+    # triggers; any thread may call these
+
+    @property
+    def is_triggered(self) -> bool:
+        """Whether a frame is judged for each trigger, and none without."""
+        return self._triggers is not None
+
+    def trigger(self, trigger: Trigger) -> bool:
+        """Have one part judged: exactly one verdict with this ``trigger_id`` is published by the deadline.
+
+        It is *invalid* with a ``TriggerFailure`` as its reason where no frame could be judged. A repeated id, of a
+        trigger that waits or of the newest one, is not judged again: its one verdict stands, and may be out already.
+
+        Returns:
+            False where the station is not triggered, has no room, or stops; there is no verdict then.
+        """
+        return self._triggers is not None and self._triggers.trigger(trigger)
+
+    @property
+    def trigger_ready(self) -> bool:
+        """Whether a trigger would be accepted now, by a source that gives frames."""
+        if self._triggers is None or self.state[0] is not StationState.RUNNING:
+            return False
+        return self._triggers.has_room(time.monotonic_ns())
+
+    def resynchronise(self) -> None:
+        """Answer triggers that wait for their frames, *invalid*, and count frames and triggers anew from here.
+
+        In mode hardware triggers fail for ``deadline_ms`` after it where frames may still be under way.
+        """
+        if self._triggers is not None:
+            self._triggers.resynchronise()
+
+    def refuse_trigger(self, trigger: Trigger, reason: str) -> bool:
+        """Publish an *invalid* verdict for a trigger that was not accepted, for a sender that hears verdicts alone.
+
+        Returns:
+            False where there is no room for it: too many of them wait.
+        """
+        refused = no_frame_for(trigger, station=self.name, reason=reason)
+        return self._triggers is not None and self._triggers.put_answer(refused)
+
+    def end_triggers(self) -> None:
+        """Answer every trigger that waits for its frame; none is accepted any more."""
+        if self._triggers is not None:
+            self._triggers.end(TriggerFailure.STOPPING)
 
     def take(self) -> AnyFrame | None:
         """The next frame to judge, or None. Never blocks."""
@@ -159,12 +271,17 @@ class Station:
     @property
     def ended(self) -> bool:
         """The source gives no more frames and the queue is empty."""
-        return self._capture.finished and self._queue.stats().waiting == 0  # in this order: the last frame comes first
+        if not self._capture.finished:  # asked first: the last frame comes before it
+            return False
+        return (self._queue.stats().waiting if self._triggers is None else self._triggers.outstanding) == 0
 
     @property
     def state(self) -> tuple[StationState, str | None]:
         """State, and a message for the operator where there is one."""
-        return self._capture.state
+        state, message = self._capture.state
+        if self._triggers is not None and message is None and state is StationState.RUNNING:
+            message = self._triggers.remark(time.monotonic_ns())
+        return state, message
 
     def status(self, *, ready: bool = True, stopping: bool = False) -> StationStatus:
         """The heartbeat to publish now.
@@ -209,7 +326,9 @@ class Station:
         self._capture.replace_hung_reader()
 
     def request_stop(self) -> None:
-        """Read no further frame; those in the queue are still judged."""
+        """Read no further frame and accept no trigger; those in the queue are still judged."""
+        if self._triggers is not None:
+            self._triggers.refuse()
         self._capture.request_stop()
 
     def release(self, timeout_s: float) -> bool:
@@ -221,3 +340,12 @@ class Station:
 
 def _nothing() -> None:
     """Before ``start`` nobody is notified."""
+
+
+def _nothing_acquired(trigger_id: int) -> None:
+    """Nobody waits for the end of the exposure."""
+
+
+def _handed_out_now(frame: AnyFrame) -> AnyFrame:
+    """A recording's picture counts from the moment at which it answers its trigger; a film's may be decoded before."""
+    return replace(frame, captured_at_ns=time.time_ns(), captured_mono_ns=time.monotonic_ns())

@@ -68,6 +68,8 @@ class Capture:
         replace_after_s: the reader of a call that takes longer is detached, where the source can be replaced.
         max_hung: most detached readers at a time; with so many no further one is detached.
         frozen_after_s: frames are unreadable once the picture has been the same for so long; None: not checked.
+        wait_for_demand: returns whether a frame is wanted, waiting for that up to a number of seconds; None: frames are
+            read as they come.
     """
 
     def __init__(
@@ -83,9 +85,11 @@ class Capture:
         replace_after_s: float = REPLACE_AFTER_S,
         max_hung: int = MAX_HUNG,
         frozen_after_s: float | None = None,
+        wait_for_demand: Callable[[float], bool] | None = None,
     ) -> None:
         self._station = station
         self._queue = queue
+        self._wait_for_demand = wait_for_demand
         self._on_change = on_change
         self._prepare = prepare
         self._silent_after_s = min(silent_after_s, replace_after_s / 2)
@@ -182,6 +186,10 @@ class Capture:
         frame = self._checked(frame)
         frame = frame if self._prepare is None else self._prepare(frame)
         self._queue.put(replace(frame, dropped_before=frame.dropped_before + lost) if lost else frame)
+
+    def is_wanted(self) -> bool:
+        """Whether to read a frame now; waits up to ``READ_TIMEOUT_S`` for that."""
+        return self._wait_for_demand is None or self._wait_for_demand(READ_TIMEOUT_S)
 
     def answered(self) -> None:
         """A reader's call returned, with a frame or without."""
@@ -293,7 +301,10 @@ class _Reader(threading.Thread):
 
     def _read_on(self) -> None:
         while not self._capture.stopping:
-            self._read_one()
+            if self._capture.is_wanted():
+                self._read_one()
+            else:
+                self._capture.answered()  # it is open, and nobody asks it
         if isinstance(self.source, DrainableSource):
             self._timed(self.source.shut)
             with contextlib.suppress(SourceEndedError):

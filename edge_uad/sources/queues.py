@@ -24,7 +24,8 @@ class QueueStats:
     last_frame_mono_ns: int | None
     """When the newest frame was captured, on the monotonic clock."""
     next_frame_mono_ns: int | None
-    """When the frame was captured that ``take`` would return."""
+    """When the frame was captured that ``take`` would return; of a triggered station, when the trigger was received
+    that is answered next."""
 
 
 class FrameQueue(Protocol):
