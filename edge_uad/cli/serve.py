@@ -118,15 +118,23 @@ def serve(
             raise typer.Exit(0)
         stations, sink, banks = _loaded(settings, stop)
 
-        from edge_uad.runtime.assemble import parallel_frame_count
+        from edge_uad.runtime.assemble import parallel_frame_count, trigger_receiver
         from edge_uad.runtime.daemon import Daemon
 
+        try:
+            triggers = trigger_receiver(settings, stations)
+        except BaseException:
+            sink.close()
+            raise
         _log_start(settings, stations, sink.endpoint)
+        if triggers is not None:
+            log.info("triggers on %s", triggers.endpoint)
         daemon = Daemon(
             stations=stations,
             sink=sink,
             stop=stop,
             banks=banks,
+            triggers=triggers,
             max_batch=settings.max_batch,
             max_wait_ms=settings.max_wait_ms,
             parallel_frames=parallel_frame_count(settings),

@@ -34,6 +34,7 @@ from edge_uad.runtime.station import Station
 from edge_uad.runtime.workers import available_cores
 from edge_uad.sources import (
     EXCLUSIVE_KINDS,
+    ON_DEMAND_KINDS,
     SourceAddress,
     make_source,
     parse_source,
@@ -41,6 +42,7 @@ from edge_uad.sources import (
     shown_source,
 )
 from edge_uad.sources.capture import Backoff
+from edge_uad.sources.triggers.receiver import TriggerReceiver
 from edge_uad.stages import StageTimer
 
 log = logging.getLogger("edge_uad.runtime.assemble")
@@ -195,6 +197,7 @@ def assemble_line(
             insecure=station.insecure,
             keys=keys,
             trust_sender_clock=station.trust_sender_clock,
+            waits_for_pulses=station.trigger == "hardware",
         )
         for address, station in zip(addresses, settings.stations, strict=True)
     ]
@@ -240,6 +243,9 @@ def assemble_line(
             bank=one.bank,
             replace_after_s=settings.reconnect.replace_after_s,
             frozen_after_s=one.frozen_after_s if address.live else None,
+            trigger_mode=one.trigger,
+            trigger_delay_ms=one.trigger_delay_ms,
+            on_demand=address.kind in ON_DEMAND_KINDS,
         )
         for one, address, source in zip(settings.stations, addresses, sources, strict=True)
     ]
@@ -253,6 +259,22 @@ def assemble_line(
         on_stage=timer,
     )
     return stations, _fan_out(settings, publisher, stations, metrics), banks
+
+
+def trigger_receiver(settings: Settings, stations: Sequence[Station]) -> TriggerReceiver | None:
+    """The socket for triggers, bound; None where there is none.
+
+    Raises:
+        EndpointError: it is not allowed or in use.
+    """
+    if settings.triggers.endpoint is None:
+        return None
+    return TriggerReceiver(
+        settings.triggers.endpoint,
+        {station.name: station for station in stations if station.is_triggered},
+        insecure=settings.triggers.insecure,
+        keys=_server_keys(settings),
+    )
 
 
 def _decoded_alike(new: Inspector, first: Inspector, bank: Path) -> Inspector:
@@ -381,7 +403,7 @@ def _server_keys(settings: Settings) -> ServerKeys | None:
 
 def _mode(station: StationSettings, address: SourceAddress) -> QueueMode:
     if station.mode == "auto":
-        return "latest" if address.live else "every"
+        return "latest" if address.live and station.trigger == "free_run" else "every"
     return station.mode
 
 

@@ -24,6 +24,7 @@ from edge_uad.runtime.signals import Signals
 from edge_uad.runtime.station import Station
 from edge_uad.runtime.systemd import Notifier
 from edge_uad.runtime.workers import WorkerPool
+from edge_uad.sources.triggers.receiver import TriggerReceiver
 
 HEARTBEAT_EVERY_S = 1.0
 POLL_EVERY_S = 0.1
@@ -49,6 +50,7 @@ class Daemon:
         stop: requests of the operator and the service manager.
         notifier: the service manager.
         banks: the stations' bank files, where they may be replaced while the line runs; not started.
+        triggers: a socket for the stations' triggers, bound and not started.
         max_batch: frames of different stations in one inference.
         max_wait_ms: how long a frame waits for those of other stations, to fill a batch.
         parallel_frames: frames judged at the same time, each on one core; see ``Scheduler``.
@@ -63,6 +65,7 @@ class Daemon:
         stop: Signals,
         notifier: Notifier | None = None,
         banks: BankReloader | None = None,
+        triggers: TriggerReceiver | None = None,
         max_batch: int = 1,
         max_wait_ms: float = 0.0,
         parallel_frames: int = 1,
@@ -74,6 +77,7 @@ class Daemon:
         self._stop = stop
         self._notifier = notifier or Notifier()
         self._banks = banks
+        self._triggers = triggers
         self._parallel_frames = parallel_frames
         self._scheduler = Scheduler(
             stations,
@@ -124,6 +128,8 @@ class Daemon:
         self._notifier.ready()
         log.info("ready")
         self._workers.start()
+        if self._triggers is not None:
+            self._triggers.start()
         if self._banks is not None:
             self._banks.start(on_result=self._wake.set)
 
@@ -164,6 +170,8 @@ class Daemon:
         """Have what the sources have already given judged, within the bound."""
         self._stopping = True
         self._notifier.stopping()
+        if self._triggers is not None:
+            self._triggers.request_stop()
         for station in self._stations:
             station.request_stop()
         deadline_s = time.monotonic() + self._stop_timeout_s
@@ -179,17 +187,21 @@ class Daemon:
             last.callback(self._end_threads)
             if self._banks is not None:
                 self._banks.stop()
+            if self._triggers is not None:
+                self._triggers.request_stop()
+            for station in self._stations:
+                station.request_stop()
             self._scheduler.stop_dispatching()
             self._scheduler.fail_pending(STOPPED_REASON)
             self._scheduler.close()
 
     def _end_threads(self) -> None:
-        for station in self._stations:
-            station.request_stop()
         if not self._waited(self._publisher.join, RELEASE_S):
             self._note_stuck("publisher", "an output does not take a verdict; it is left behind")
         if not self._waited(self._workers.join, RELEASE_S):
             self._note_stuck("inference", "an inference does not return; it is left behind")
+        if self._triggers is not None and not self._waited(self._triggers.join, RELEASE_S):
+            self._note_stuck("triggers", "the socket for triggers does not close; it is left behind")
         until_s = time.monotonic() + RELEASE_S
         for station in self._stations:
             if not self._waited(station.release, until_s - time.monotonic()):

@@ -27,7 +27,7 @@ from edge_uad.net.wire import MAX_STATION_CHARS
 from edge_uad.outputs.store import MIN_BYTES
 from edge_uad.outputs.zmq import DEFAULT_QUEUE_MESSAGES, HeatmapPolicy
 from edge_uad.paths import expand_user
-from edge_uad.records import Decision, Provider, QueueMode, SearchDevice, WantedPrecision
+from edge_uad.records import Decision, Provider, QueueMode, SearchDevice, TriggerMode, WantedPrecision
 from edge_uad.sources.frozen import FROZEN_AFTER_S
 
 MAX_CONFIG_BYTES = 1024 * 1024
@@ -79,9 +79,13 @@ class StationSettings(_Section):
     mode: StationMode = "auto"
     """``auto``: latest for live sources, every for the others."""
     queue_frames: Annotated[int, Field(ge=1, le=1024)] = 8
-    """What ``every`` holds before the source has to wait."""
+    """What ``every`` holds before the source has to wait; of a triggered station, triggers that may wait."""
+    trigger: TriggerMode = "free_run"
+    """Whether each frame is judged, or one for each trigger."""
+    trigger_delay_ms: Annotated[float, Field(ge=0, le=60_000, allow_inf_nan=False)] = 0.0
+    """Of ``software``: by how much the source's times of capture lag behind the exposure."""
     deadline_ms: Annotated[float, Field(gt=0, le=3_600_000, allow_inf_nan=False)] | None = None
-    """From capture to verdict at most; a frame that takes longer is *invalid*. None: there is no deadline.
+    """From trigger or capture to verdict at most; what takes longer is *invalid*. None: there is no deadline.
 
     Of frames that arrive over ZeroMQ it counts from their arrival, or see ``trust_sender_clock``."""
     trust_sender_clock: bool = False
@@ -91,6 +95,29 @@ class StationSettings(_Section):
     """Of cameras, streams and SUB: frames whose picture has been the same for so long are *invalid*. None: never."""
     insecure: bool = False
     """Allow a ZeroMQ source beyond this machine."""
+
+    @model_validator(mode="after")
+    def _triggered(self) -> Self:
+        if self.trigger == "free_run":
+            return self
+        if self.deadline_ms is None:
+            raise ValueError(
+                f"trigger: {self.trigger} needs deadline_ms, so that each trigger has its verdict in time; add it"
+            )
+        if self.mode == "latest":
+            raise ValueError(
+                f"mode: latest would leave triggers without a verdict; remove it, or the trigger: {self.trigger}"
+            )
+        return self
+
+
+class TriggersSettings(_Section):
+    """Where ZeroMQ senders send triggers, for stations whose frames come from elsewhere."""
+
+    endpoint: str | None = None
+    """None: no socket."""
+    insecure: bool = False
+    """Allow an address beyond this machine."""
 
 
 class PublishSettings(_Section):
@@ -210,6 +237,7 @@ class Settings(_Section):
 
     ``side_by_side`` is its former name, and still understood."""
     publish: PublishSettings = PublishSettings()
+    triggers: TriggersSettings = TriggersSettings()
     artefacts_dir: UserPath | None = None
     """Banks and the model must lie in it; None: anywhere."""
     curve: CurveSettings = CurveSettings()
@@ -228,6 +256,12 @@ class Settings(_Section):
         repeated = sorted({name for name in names if names.count(name) > 1})
         if repeated:
             raise ValueError(f"the station name {repeated[0]!r} is used twice; every station needs its own")
+        return self
+
+    @model_validator(mode="after")
+    def _triggers_wanted(self) -> Self:
+        if self.triggers.endpoint is not None and all(one.trigger == "free_run" for one in self.stations):
+            raise ValueError("triggers.endpoint is set and no station is triggered; set the trigger of one to software")
         return self
 
     @model_validator(mode="after")

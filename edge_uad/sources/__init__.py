@@ -40,6 +40,10 @@ EXCLUSIVE_KINDS = frozenset({SourceKind.CAMERA, SourceKind.PULL, SourceKind.SUB}
 """Sources that one station alone can open."""
 
 
+ON_DEMAND_KINDS = frozenset({SourceKind.FOLDER, SourceKind.VIDEO})
+"""Sources that give a picture when they are read."""
+
+
 @dataclass(frozen=True, slots=True)
 class SourceAddress:
     """What a source's text names."""
@@ -94,6 +98,7 @@ def make_source(
     insecure: bool = False,
     keys: ServerKeys | None = None,
     trust_sender_clock: bool = False,
+    waits_for_pulses: bool = False,
 ) -> FrameSource:
     """The source at an address, not open yet.
 
@@ -103,6 +108,7 @@ def make_source(
         insecure: allow ZeroMQ endpoints beyond this machine.
         keys: CURVE keys of ZeroMQ endpoints; None: without encryption, open to all who can connect.
         trust_sender_clock: frames from ZeroMQ endpoints are as old as their sender says.
+        waits_for_pulses: a camera gives no frame until the line sends it a pulse: it is not lost for that.
 
     Raises:
         UsageError: the folder holds no image, or the endpoint is not allowed.
@@ -111,7 +117,7 @@ def make_source(
         case SourceKind.CAMERA:
             from edge_uad.sources.camera import CameraSource  # noqa: PLC0415  (each kind loads its own library)
 
-            return CameraSource(station, address.address)
+            return CameraSource(station, address.address, waits_for_pulses=waits_for_pulses)
         case SourceKind.STREAM:
             from edge_uad.sources.stream import StreamSource  # noqa: PLC0415
 

@@ -34,14 +34,17 @@ class CameraSource:
     Args:
         station: the frames' station.
         device: ``0`` or ``/dev/video0`` (a stable name such as ``/dev/v4l/by-id/…`` survives replugging).
+        waits_for_pulses: it is triggered by hardware, and not lost where it gives no frame.
     """
 
-    def __init__(self, station: str, device: str) -> None:
+    def __init__(self, station: str, device: str, *, waits_for_pulses: bool = False) -> None:
         self._station = station
         self._device = device
         self._shown = f"camera {device}"
         self._path = Path(f"/dev/video{device}" if device.isdecimal() else device)
-        self._v4l2 = V4l2Source(station, str(self._path), shown=self._shown) if has_format(V4L2) else None
+        self._v4l2: V4l2Source | None = None
+        if has_format(V4L2):
+            self._v4l2 = V4l2Source(station, str(self._path), shown=self._shown, waits_for_pulses=waits_for_pulses)
         self._other: OpenCvCameraSource | None = None
         """In place of ``_v4l2``, where that could not be opened."""
 
@@ -117,7 +120,7 @@ class CameraSource:
 class V4l2Source(LiveFfmpegSource):
     """A V4L2 device by FFmpeg; frames bear the time at which the driver says that they were taken."""
 
-    def __init__(self, station: str, path: str, *, shown: str) -> None:
+    def __init__(self, station: str, path: str, *, shown: str, waits_for_pulses: bool = False) -> None:
         super().__init__(
             station,
             path,
@@ -128,6 +131,7 @@ class V4l2Source(LiveFfmpegSource):
             frame_timeout_s=FRAME_TIMEOUT_S,
             live=True,
         )
+        self._silence_is_loss = not waits_for_pulses
 
     @property
     def next_id(self) -> int:

@@ -1,4 +1,4 @@
-"""The other end of a ZeroMQ source: pushes frames, and knows when nobody takes them."""
+"""The other end of a ZeroMQ source: pushes frames and triggers, and knows when nobody takes them."""
 
 import contextlib
 import fcntl
@@ -18,7 +18,7 @@ from PIL import Image
 from edge_uad.errors import EdgeUadError, FrameError
 from edge_uad.net.endpoints import AnySocket, connect, split_endpoint
 from edge_uad.net.keys import ClientKeys, use_client_keys
-from edge_uad.net.wire import FrameMessage, encode_frame
+from edge_uad.net.wire import FrameMessage, TriggerMessage, encode_frame, encode_trigger
 from edge_uad.sources.decode import decode_image, read_bytes, stored_size
 
 SEND_ENCODINGS = ("as-is", "jpeg", "png", "rgb8")
@@ -29,7 +29,7 @@ _UNTOUCHED = {"JPEG": "jpeg", "PNG": "png"}
 
 
 class FrameSender:
-    """A PUSH socket that hands frames to connected daemons only; a context manager.
+    """A PUSH socket that hands frames and triggers to connected daemons only; a context manager.
 
     Args:
         endpoint: where a daemon takes frames.
@@ -64,13 +64,25 @@ class FrameSender:
         Raises:
             EdgeUadError: nobody took it in time.
         """
+        self._send(encode_frame(message), f"frame {message.frame_id}", timeout_s)
+
+    def send_trigger(self, message: TriggerMessage, *, timeout_s: float) -> None:
+        """Hand over one trigger: to where the daemon takes frames, or to its ``triggers.endpoint``.
+
+        Raises:
+            EdgeUadError: nobody took it in time.
+        """
+        what = "the request to resynchronise" if message.trigger_id is None else f"trigger {message.trigger_id}"
+        self._send(encode_trigger(message), what, timeout_s)
+
+    def _send(self, parts: list[bytes], what: str, timeout_s: float) -> None:
         if not self._socket.poll(round(timeout_s * 1000), zmq.POLLOUT):
             raise EdgeUadError(
-                f"frame {message.frame_id} was not taken within {timeout_s:g} s: no daemon takes frames at "
+                f"{what} was not taken within {timeout_s:g} s: no daemon takes frames at "
                 f"{self._endpoint}, it is stuck, or it demands keys and does not know these; "
                 f"start one with edge-uad serve --source {self._endpoint}"
             )
-        self._socket.send_multipart(encode_frame(message), zmq.NOBLOCK)
+        self._socket.send_multipart(parts, zmq.NOBLOCK)
         self._note_connections()
 
     def flush(self, timeout_s: float) -> None:

@@ -6,12 +6,15 @@ from typing import Literal
 import zmq
 
 from edge_uad.errors import EndpointError, FrameError, SourceEndedError, SourceLostError
+from edge_uad.interfaces import TriggerTarget
 from edge_uad.net.endpoints import AnySocket, bind, check_endpoint
 from edge_uad.net.keys import ServerKeys, ZapAuthenticator
-from edge_uad.net.wire import MAX_IMAGE_BYTES, FrameMessage, claimed_identity, decode_frame
-from edge_uad.records import Frame, UnreadableFrame
+from edge_uad.net.wire import MAX_IMAGE_BYTES, FrameMessage, claimed_identity, decode_frame, decode_trigger
+from edge_uad.records import NO_FRAME_ID, Frame, Trigger, UnreadableFrame
 from edge_uad.sources.decode import MAX_IMAGE_PIXELS, Picture, UnusedBitsWarning, decode_picture, decode_raw
 from edge_uad.sources.sender_clock import SenderClock
+from edge_uad.sources.triggers.queue import no_frame_for
+from edge_uad.sources.triggers.receiver import NOT_ACCEPTED
 
 Pattern = Literal["pull", "sub"]
 
@@ -22,6 +25,7 @@ DRAIN_S = 1.0
 QUIET_MS = 50
 """After this long without a message no sender has one in transit."""
 MAX_PARTS = 3
+TRIGGER_PARTS = 2
 MAX_HELD_BYTES = 8 * 1024 * 1024
 """Of a payload that is no picture, kept for the evidence; a larger one is dropped."""
 MAX_COUNTED_GAP = 1_000_000
@@ -66,6 +70,8 @@ class ZmqSource:
         self._socket: AnySocket | None = None
         self.unused_bits = UnusedBitsWarning(station)
         """Counts 16-bit pictures whose highest bits are never used."""
+        self.trigger_target: TriggerTarget | None = None
+        """The station, where it is triggered: it gets the triggers that senders send among the frames."""
         self._last_id = -1
         self._sender_clock = SenderClock(station, trusted=trust_sender_clock)
         self._shut_at_mono_s: float | None = None
@@ -105,7 +111,7 @@ class ZmqSource:
             raise
 
     def read(self, timeout_s: float) -> Frame | UnreadableFrame | None:
-        """The next message's frame; None where none arrived within ``timeout_s``.
+        """The next message's frame; None where none arrived within ``timeout_s``, or a trigger did.
 
         Raises:
             SourceLostError: the socket is not open or failed.
@@ -123,7 +129,10 @@ class ZmqSource:
             return None
         except zmq.ZMQError as error:
             raise SourceLostError(f"{self._endpoint} failed: {error.strerror}") from error
-        return self._frame(parts, time.time_ns(), time.monotonic_ns())
+        now_ns, now_mono_ns = time.time_ns(), time.monotonic_ns()
+        if len(parts) == TRIGGER_PARTS and self.trigger_target is not None:
+            return self._trigger(parts, self.trigger_target, now_ns, now_mono_ns)
+        return self._frame(parts, now_ns, now_mono_ns)
 
     def shut(self) -> None:
         """Accept no more; ``read`` returns what was received already and then raises SourceEndedError.
@@ -156,7 +165,7 @@ class ZmqSource:
     def _frame(self, parts: list[bytes], now_ns: int, now_mono_ns: int) -> Frame | UnreadableFrame:
         try:
             message = decode_frame(parts)
-            self._check_station(message)
+            self._check_station(message.station)
             picture = _picture(message, self._max_pixels, self._least_side_px)
         except FrameError as error:
             return self._unreadable(parts, str(error), now_ns, now_mono_ns)
@@ -171,6 +180,28 @@ class ZmqSource:
             image=picture.image,
             taken_hw=picture.taken_hw,
         )
+
+    def _trigger(
+        self, parts: list[bytes], target: TriggerTarget, now_ns: int, now_mono_ns: int
+    ) -> UnreadableFrame | None:
+        """Hand a trigger on; what is returned stands for one that was not accepted, and is no frame of the camera."""
+        try:
+            message = decode_trigger(parts)
+            self._check_station(message.station)
+        except FrameError as error:
+            return UnreadableFrame(
+                station=self._station,
+                frame_id=NO_FRAME_ID,
+                captured_at_ns=now_ns,
+                captured_mono_ns=now_mono_ns,
+                part_id=claimed_identity(parts).part_id,
+                reason=str(error),
+            )
+        if message.trigger_id is None:
+            target.resynchronise()
+            return None
+        trigger = Trigger(message.trigger_id, message.part_id, now_mono_ns)
+        return None if target.trigger(trigger) else no_frame_for(trigger, station=self._station, reason=NOT_ACCEPTED)
 
     def _unreadable(self, parts: list[bytes], reason: str, now_ns: int, now_mono_ns: int) -> UnreadableFrame:
         claimed = claimed_identity(parts)
@@ -193,9 +224,9 @@ class ZmqSource:
     def _captured_mono_ns(self, captured_at_ns: int, now_ns: int, now_mono_ns: int) -> int:
         return self._sender_clock.captured_mono_ns(captured_at_ns, now_ns=now_ns, now_mono_ns=now_mono_ns)
 
-    def _check_station(self, message: FrameMessage) -> None:
-        if message.station != self._station:
-            raise FrameError(f"the message is for station {message.station!r}, this is {self._station!r}")
+    def _check_station(self, station: str) -> None:
+        if station != self._station:
+            raise FrameError(f"the message is for station {station!r}, this is {self._station!r}")
 
     def _gap_before(self, frame_id: int) -> int:
         """Frames lost in transit; PULL loses none, and several senders may number their frames independently there."""

@@ -72,6 +72,7 @@ class FfmpegSource:
         self._open_timeout_s = open_timeout_s
         self._frame_timeout_s = frame_timeout_s
         self._live = live
+        self._silence_is_loss = True
         self._container: InputContainer | None = None
         self._stream: VideoStream | None = None
         self._decoder: Decoder | None = None
@@ -147,7 +148,7 @@ class FfmpegSource:
                     self._cannot_read(self._failure)
                 self._ended()
             if not self._decode_next(container, decoder):
-                if time.monotonic() - self._heard_mono_s > self._frame_timeout_s:
+                if self._silence_is_loss and time.monotonic() - self._heard_mono_s > self._frame_timeout_s:
                     self._cannot_read(f"no picture came for {self._frame_timeout_s:g} s")
                 if time.monotonic() >= until_s:
                     return None

@@ -77,6 +77,18 @@ def test_the_examples_are_valid(path: Path) -> None:
             "stations: [{name: a, source: '0', bank: b}, {name: a, source: '1', bank: b}]",
             "the station name 'a' is used twice; every station needs its own",
         ),
+        (
+            "stations: [{name: a, source: '0', bank: b, trigger: software}]",
+            "stations[0]: trigger: software needs deadline_ms, so that each trigger has its verdict in time; add it",
+        ),
+        (
+            "stations: [{name: a, source: '0', bank: b, trigger: hardware, deadline_ms: 9, mode: latest}]",
+            "stations[0]: mode: latest would leave triggers without a verdict; remove it, or the trigger: hardware",
+        ),
+        (
+            STATION + "triggers: {endpoint: 'tcp://127.0.0.1:5565'}",
+            "triggers.endpoint is set and no station is triggered; set the trigger of one to software",
+        ),
         ("[1, 2]", "a map of keys was expected, this is list"),
         ("", "a map of keys was expected, this is NoneType"),
         ("a: [", "this is not YAML"),
