@@ -16,7 +16,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 	  { echo "edge-uad needs Python 3.11 or newer, $(PYTHON) is $$($(PYTHON) --version); set PYTHON=python3.x"; exit 2; }
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade --constraint constraints.txt pip
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[export,evaluate,openvino,cluster]' --group dev
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[export,evaluate,modbus,openvino,cluster]' --group dev
 	@touch $@
 
 setup: $(INSTALLED) ## the environment, in .venv

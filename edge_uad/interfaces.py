@@ -116,3 +116,11 @@ class VerdictSink(Protocol):
 
     def close(self) -> None:
         """Send what is still queued, within a bound, and let go."""
+
+
+@runtime_checkable
+class WatchedSink(VerdictSink, Protocol):
+    """A sink that shows others whether frames are being judged."""
+
+    def feed_watchdog(self) -> None:
+        """The judge makes progress: a frame was judged, a time-out handled, or there is none to judge. Never blocks."""

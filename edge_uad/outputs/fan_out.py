@@ -4,7 +4,7 @@ import contextlib
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from edge_uad.interfaces import VerdictSink
+from edge_uad.interfaces import VerdictSink, WatchedSink
 from edge_uad.records import AnyFrame, StationStatus, Verdict
 
 Fault = Callable[[], str | None]
@@ -12,7 +12,7 @@ Fault = Callable[[], str | None]
 
 
 class FanOut:
-    """Passes verdicts and heartbeats to every sink, in their order. Implements VerdictSink.
+    """Passes verdicts and heartbeats to every sink, in their order. Implements WatchedSink.
 
     Args:
         sinks: closed at the end, in their order.
@@ -38,6 +38,13 @@ class FanOut:
         with contextlib.ExitStack() as every:
             for sink in reversed(self._sinks):
                 every.callback(sink.publish_status, status)
+
+    def feed_watchdog(self) -> None:
+        """Pass it to the sinks that show it."""
+        with contextlib.ExitStack() as every:
+            for sink in reversed(self._sinks):
+                if isinstance(sink, WatchedSink):
+                    every.callback(sink.feed_watchdog)
 
     def close(self) -> None:
         """Close every sink, whatever becomes of the others."""

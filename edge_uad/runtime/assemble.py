@@ -3,6 +3,7 @@
 import hashlib
 import json
 import logging
+import secrets
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -21,10 +22,13 @@ from edge_uad.outputs.archive import Archive
 from edge_uad.outputs.evidence import EvidenceStore
 from edge_uad.outputs.fan_out import FanOut, Fault
 from edge_uad.outputs.metrics import Metrics, MetricsServer
+from edge_uad.outputs.plc.machine import MAX_UINT32, StationMachine
+from edge_uad.outputs.plc.sink import PlcSink
+from edge_uad.outputs.plc.station import PlcStation
 from edge_uad.outputs.record_writer import RecordWriter
 from edge_uad.outputs.store import Limits
 from edge_uad.outputs.zmq import ZmqPublisher
-from edge_uad.records import BankManifest, Box, Geometry, Provider, QueueMode, SearchDevice, WantedPrecision
+from edge_uad.records import BankManifest, Box, Geometry, Provider, QueueMode, SearchDevice, Trigger, WantedPrecision
 from edge_uad.runtime.artefacts import opened_inside
 from edge_uad.runtime.backbones import Backbones, BankBackbone
 from edge_uad.runtime.cache import cached_model
@@ -334,6 +338,10 @@ def _fan_out(
         if archive is not None:
             sinks.append(archive)
             faults.append(lambda: archive.fault)
+        plc = _plc(settings, stations, archive)
+        if plc is not None:
+            sinks.append(plc)
+            faults.append(lambda: plc.fault)
         if metrics is not None and settings.metrics.endpoint is not None:
             _watch(metrics, publisher, stations, archive)
             sinks.append(MetricsServer(metrics, settings.metrics.endpoint, insecure=settings.metrics.insecure))
@@ -341,6 +349,69 @@ def _fan_out(
         FanOut(sinks).close()
         raise
     return FanOut(sinks, endpoint=publisher.endpoint, faults=faults)
+
+
+def _plc(settings: Settings, stations: Sequence[Station], archive: Archive | None) -> PlcSink | None:
+    """What PLCs see; None where no protocol is asked for.
+
+    Raises:
+        MissingExtraError: the protocol's extra is not installed.
+        EndpointError: its endpoint is not allowed or in use.
+    """
+    modbus = settings.plc.modbus
+    if modbus.endpoint is None:
+        return None
+    from edge_uad.outputs.plc.modbus import ModbusServer  # noqa: PLC0415  (pymodbus is an extra)
+
+    shown = {
+        one.name: plc_station(station, one, watchdog_ms=settings.plc.watchdog_ms)
+        for station, one in zip(stations, settings.stations, strict=True)
+    }
+    units = settings.modbus_units()
+    server = ModbusServer(
+        {units[name]: station for name, station in shown.items()},
+        modbus.endpoint,
+        read_only=[units[one.name] for one in settings.stations if one.plc.control != "modbus"],
+        insecure=modbus.insecure,
+        allow=modbus.allow,
+        max_connections=modbus.max_connections,
+    )
+    log.info("Modbus TCP on port %d: %s", server.port, ", ".join(f"{name} is unit {units[name]}" for name in shown))
+    return PlcSink(shown, [server], archive_fault=lambda: None if archive is None else archive.fault)
+
+
+def plc_station(station: Station, settings: StationSettings, *, watchdog_ms: float) -> PlcStation:
+    """A station as PLCs see it, with its bank as its one recipe.
+
+    Raises:
+        SettingsError: it is triggered and has no deadline.
+    """
+    take = _taker_of(station)
+    if take is not None and settings.deadline_ms is None:
+        raise SettingsError(
+            f"station {settings.name} is triggered by a PLC, which needs every result in time; give it a deadline_ms"
+        )
+    recipe_id = settings.plc.recipe_id
+
+    def prepare(wanted: int) -> None:
+        shown.report(lambda machine: machine.on_recipe(wanted, prepared=wanted == recipe_id))
+
+    machine = StationMachine(
+        first_sequence=1 + secrets.randbelow(MAX_UINT32),
+        free_run=take is None,
+        take=take or (lambda _: False),
+        prepare=prepare,
+        deadline_ms=settings.deadline_ms,
+        watchdog_ms=watchdog_ms,
+    )
+    machine.use_recipe(recipe_id)
+    shown = PlcStation(settings.name, machine)
+    return shown
+
+
+def _taker_of(station: Station) -> Callable[[Trigger], bool] | None:  # noqa: ARG001  (stations run freely as yet)
+    """How a trigger reaches the station's pipeline; None where the station runs freely."""
+    return None
 
 
 def _watch(metrics: Metrics, publisher: ZmqPublisher, stations: Sequence[Station], archive: Archive | None) -> None:

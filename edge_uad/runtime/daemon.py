@@ -14,7 +14,7 @@ from functools import partial
 import numpy as np
 
 from edge_uad.inference.inspector import Inspector
-from edge_uad.interfaces import VerdictSink
+from edge_uad.interfaces import VerdictSink, WatchedSink
 from edge_uad.records import Frame, StationState, StationStatus
 from edge_uad.runtime.background import BackgroundCall
 from edge_uad.runtime.publisher import Publisher
@@ -249,6 +249,8 @@ class Daemon:
         oldest = self._scheduler.oldest_running
         if oldest is None or (self._oldest_running is not None and oldest is not self._oldest_running):
             self._notifier.progress()
+            if isinstance(self._sink, WatchedSink):
+                self._sink.feed_watchdog()
         self._oldest_running = oldest
 
     def _reload_banks(self) -> None:

@@ -4,6 +4,7 @@ Model, masking and scoring parameters are not here: they live in the bank's mani
 """
 
 import difflib
+from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar, get_args
 
@@ -33,6 +34,7 @@ from edge_uad.sources.frozen import FROZEN_AFTER_S
 MAX_CONFIG_BYTES = 1024 * 1024
 MAX_STATIONS = 64
 
+PlcControl = Literal["none", "modbus"]
 StationMode = Literal["auto", QueueMode]
 Seconds = Annotated[float, Field(gt=0, le=3600, allow_inf_nan=False)]
 
@@ -69,6 +71,17 @@ def _source_text(value: object) -> str:
     return str(expanded) if value.startswith("~") else value  # as it was written: a path's text says what is meant
 
 
+class StationPlcSettings(_Section):
+    """What PLCs see of a station; docs/plc.md."""
+
+    control: PlcControl = "none"
+    """The protocol that may write; the others watch."""
+    unit: Annotated[int, Field(ge=1, le=247)] | None = None
+    """Modbus unit id; None: the station's place in the list, from 1."""
+    recipe_id: Annotated[int, Field(ge=1, le=65_535)] = 1
+    """The RecipeId by which the PLC names the station's bank."""
+
+
 class StationSettings(_Section):
     """One place on the line: a source and the bank that its frames are judged by."""
 
@@ -95,6 +108,7 @@ class StationSettings(_Section):
     """Of cameras, streams and SUB: frames whose picture has been the same for so long are *invalid*. None: never."""
     insecure: bool = False
     """Allow a ZeroMQ source beyond this machine."""
+    plc: StationPlcSettings = StationPlcSettings()
 
     @model_validator(mode="after")
     def _triggered(self) -> Self:
@@ -109,6 +123,26 @@ class StationSettings(_Section):
                 f"mode: latest would leave triggers without a verdict; remove it, or the trigger: {self.trigger}"
             )
         return self
+
+
+class ModbusSettings(_Section):
+    """The Modbus TCP server."""
+
+    endpoint: str | None = None
+    """HOST:PORT; None: no server."""
+    insecure: bool = False
+    """Allow an address beyond this machine."""
+    allow: tuple[IPv4Network | IPv6Network, ...] = ()
+    """Addresses or networks of the clients that are let in; none named: whoever is on this machine."""
+    max_connections: Annotated[int, Field(ge=1, le=64)] = 8
+
+
+class PlcSettings(_Section):
+    """Protocols for PLCs; docs/plc.md."""
+
+    modbus: ModbusSettings = ModbusSettings()
+    watchdog_ms: Annotated[float, Field(ge=100, le=60_000, allow_inf_nan=False)] = 300.0
+    """The heartbeat goes on for so long without progress of the judge."""
 
 
 class TriggersSettings(_Section):
@@ -246,6 +280,7 @@ class Settings(_Section):
     """The former name of ``records``."""
     evidence: EvidenceSettings = EvidenceSettings()
     metrics: MetricsSettings = MetricsSettings()
+    plc: PlcSettings = PlcSettings()
     reconnect: ReconnectSettings = ReconnectSettings()
     stop_timeout_s: Seconds = 5.0
     """How long a stop may take to judge what is queued."""
@@ -265,10 +300,28 @@ class Settings(_Section):
         return self
 
     @model_validator(mode="after")
+    def _controlled(self) -> Self:
+        controlled = [station.name for station in self.stations if station.plc.control == "modbus"]
+        if controlled and self.plc.modbus.endpoint is None:
+            raise ValueError(
+                f"plc.control of station {controlled[0]} is modbus and plc.modbus.endpoint is not given; "
+                "name one, such as 127.0.0.1:1502"
+            )
+        units = list(self.modbus_units().values())
+        repeated = next((unit for unit in units if units.count(unit) > 1), None)
+        if repeated is not None:
+            raise ValueError(f"two stations have the Modbus unit id {repeated}; give each its own plc.unit")
+        return self
+
+    @model_validator(mode="after")
     def _records_once(self) -> Self:
         if self.records.file is not None and self.audit is not None and self.audit.file is not None:
             raise ValueError("records.file and audit.file mean the same; remove the section audit")
         return self
+
+    def modbus_units(self) -> dict[str, int]:
+        """Each station's Modbus unit id, by its name."""
+        return {station.name: station.plc.unit or place for place, station in enumerate(self.stations, 1)}
 
     def records_in_use(self) -> RecordsSettings:
         """``records``, or what the former section ``audit`` stands for."""

@@ -30,5 +30,5 @@ class CommandHandshake:
             self.end(completed=False)
 
     def released(self) -> None:
-        """ExecuteCommand is 0: the outcome was read, or is shown once there is one."""
+        """ExecuteCommand fell: the outcome was read; where there is none yet, it is shown until the next command."""
         self.completed = self.failed = False

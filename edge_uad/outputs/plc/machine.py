@@ -95,9 +95,9 @@ class StationMachine:
         if inputs.result_ack and not before.result_ack and self._shown is not None:
             self._results.acknowledge()
         self._show()
-        if not inputs.execute_command:
+        if before.execute_command and not inputs.execute_command:
             self._command.released()
-        elif not before.execute_command:
+        elif inputs.execute_command and not before.execute_command:
             self._execute(inputs)
         if not inputs.trigger:
             self._trigger_ack = False

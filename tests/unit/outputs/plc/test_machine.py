@@ -282,6 +282,23 @@ def test_rule_6_a_recipe_that_fails_leaves_none() -> None:
     assert not bench.write(execute_command=False).command_completed
 
 
+def test_the_outcome_of_a_command_is_shown_until_the_plc_lets_go() -> None:
+    bench = Bench()
+    assert bench.command(Command.ABORT).command_completed
+    assert bench.write().command_completed
+    assert not bench.write(execute_command=False).command_completed
+
+
+def test_a_plc_that_lets_go_too_early_still_sees_the_outcome_until_its_next_command() -> None:
+    bench = Bench()
+    bench.command(Command.PREPARE_RECIPE, 9)
+    bench.write(execute_command=False)
+    bench.machine.on_recipe(9, prepared=True)
+    assert bench.write().command_completed
+    again = bench.write(execute_command=True, command=Command.PREPARE_RECIPE, recipe_id=8)
+    assert (again.command_executing, again.command_completed) == (True, False)
+
+
 def test_an_aborted_preparation_does_not_come_back() -> None:
     bench = Bench()
     bench.command(Command.PREPARE_RECIPE, 9)
@@ -404,6 +421,27 @@ def test_row_plc_gone(free_run: bool) -> None:
     assert not cleared.trigger_ready
     bench.write(trigger_enable=False)
     assert bench.write(trigger_enable=True).trigger_ready is not free_run
+
+
+def test_in_error_nothing_is_enabled_and_the_cause_stays() -> None:
+    bench = Bench()
+    bench.write(heartbeat=1)
+    bench.passes(2_000)
+    bench.write(trigger_enable=False)
+    bench.write(trigger_enable=True)
+    missed = bench.trigger(1)
+    assert (missed.missed_trigger, missed.error_code) == (True, ErrorCode.PLC_GONE)
+    assert not bench.write(clear_error=True).trigger_ready
+
+
+def test_a_recipe_that_is_being_prepared_when_the_plc_goes_is_not_taken() -> None:
+    bench = Bench()
+    bench.command(Command.PREPARE_RECIPE, 9)
+    bench.write(heartbeat=1)
+    gone = bench.passes(2_000)
+    assert (gone.command_executing, gone.command_failed) == (False, True)
+    bench.machine.on_recipe(9, prepared=True)
+    assert bench.write(clear_error=True).state is State.INITIALIZED
 
 
 def test_a_plc_without_a_heartbeat_is_not_watched() -> None:
