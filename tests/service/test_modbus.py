@@ -408,6 +408,25 @@ def test_mbpoll_walks_through_the_handshake(mbpoll: Callable[..., str], pipeline
     assert values(mbpoll("-t", "1", "-r", "5", "-c", "1", "127.0.0.1")) == {5: 0}
 
 
+def test_the_documents_five_minutes_with_mbpoll(mbpoll: Callable[..., str], pipeline: Pipeline) -> None:
+    document = (Path(__file__).parents[2] / "docs" / "plc.md").read_text(encoding="utf-8")
+    shown = document.split("## Trying it in five minutes")[1].split("```sh\n")[1].split("```")[0]
+    alias, *commands = shown.splitlines()
+    assert alias == "alias plc='mbpoll -m tcp -p 1502 -a 1 -0 -1 127.0.0.1'"
+    answers = []
+    for command in commands:
+        arguments = command.partition("#")[0].split()
+        assert arguments[0] == "plc"
+        answers.append(values(mbpoll("127.0.0.1", *arguments[1:])))
+        if pipeline.taken:
+            pipeline.judge(Decision.NORMAL, 7)
+    assert len(answers[0]) == 44
+    assert answers[5] == {2: 4099}
+    assert [(one.trigger_id, one.part_id) for one in pipeline.taken] == [(7, "B1")]
+    assert (answers[7][9], answers[7][10], answers[7][11]) == (7, 1, 1)
+    assert not pipeline.station.read().result_valid
+
+
 MODBUS_SERIAL = """
 const Modbus = require("modbus-serial");
 (async () => {
