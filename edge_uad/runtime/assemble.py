@@ -16,7 +16,7 @@ from edge_uad.inference.bank import PatchBank, read_manifest, short_id
 from edge_uad.inference.index import describe_search
 from edge_uad.inference.inspector import Embedder, Inspector
 from edge_uad.inference.preprocess import Preprocessor
-from edge_uad.interfaces import Backbone, VerdictSink
+from edge_uad.interfaces import Backbone, TriggeredStation, VerdictSink
 from edge_uad.net.keys import ServerKeys, load_server_keys
 from edge_uad.outputs.archive import Archive
 from edge_uad.outputs.evidence import EvidenceStore
@@ -386,8 +386,8 @@ def plc_station(station: Station, settings: StationSettings, *, watchdog_ms: flo
     Raises:
         SettingsError: it is triggered and has no deadline.
     """
-    take = _taker_of(station)
-    if take is not None and settings.deadline_ms is None:
+    triggered = station if isinstance(station, TriggeredStation) and station.is_triggered else None
+    if triggered is not None and settings.deadline_ms is None:
         raise SettingsError(
             f"station {settings.name} is triggered by a PLC, which needs every result in time; give it a deadline_ms"
         )
@@ -398,20 +398,26 @@ def plc_station(station: Station, settings: StationSettings, *, watchdog_ms: flo
 
     machine = StationMachine(
         first_sequence=1 + secrets.randbelow(MAX_UINT32),
-        free_run=take is None,
-        take=take or (lambda _: False),
+        free_run=triggered is None,
+        take=_takes_none if triggered is None else triggered.trigger,
         prepare=prepare,
+        resynchronise=_nothing if triggered is None else triggered.resynchronise,
         deadline_ms=settings.deadline_ms,
         watchdog_ms=watchdog_ms,
     )
     machine.use_recipe(recipe_id)
     shown = PlcStation(settings.name, machine)
+    if triggered is not None:
+        triggered.on_acquired = shown.acquired
     return shown
 
 
-def _taker_of(station: Station) -> Callable[[Trigger], bool] | None:  # noqa: ARG001  (stations run freely as yet)
-    """How a trigger reaches the station's pipeline; None where the station runs freely."""
-    return None
+def _takes_none(trigger: Trigger) -> bool:  # noqa: ARG001  (a station in free run)
+    return False
+
+
+def _nothing() -> None:
+    """A station in free run has no triggers to count anew."""
 
 
 def _watch(metrics: Metrics, publisher: ZmqPublisher, stations: Sequence[Station], archive: Archive | None) -> None:

@@ -3,20 +3,23 @@
 import threading
 import time
 import weakref
+from collections.abc import Callable
 
 import numpy as np
 import pytest
 
+from edge_uad.errors import SettingsError
 from edge_uad.outputs.fan_out import FanOut
 from edge_uad.outputs.plc.machine import StationMachine
 from edge_uad.outputs.plc.process_image import Command, Inputs
 from edge_uad.outputs.plc.sink import PlcSink
 from edge_uad.outputs.plc.states import State
 from edge_uad.outputs.plc.station import MAX_REPORTS, PlcStation, StationFaultError
-from edge_uad.records import Decision
+from edge_uad.records import Decision, Trigger
 from edge_uad.runtime.assemble import plc_station
 from edge_uad.runtime.settings import parse_settings
-from tests.fakes import RED, FakeBackbone, RecordingSink, ScriptedSource, frame, until
+from edge_uad.runtime.station import Station
+from tests.fakes import RED, FakeBackbone, RecordingSink, ScriptedSource, frame, green_inspector, until
 from tests.lines import Line
 from tests.plc import verdict
 
@@ -106,6 +109,50 @@ def test_a_station_has_the_recipe_of_its_bank_alone() -> None:
         shown.write(Inputs(execute_command=True, command=Command.PREPARE_RECIPE, recipe_id=wanted))
         now = shown.read()
         assert (now.recipe_id, now.command_completed, now.command_failed) == (recipe_id, recipe_id != 0, recipe_id == 0)
+
+
+class PulsedStation(Station):
+    """As one that can be triggered."""
+
+    is_triggered = True
+
+    def __init__(self) -> None:
+        super().__init__(name="line", source=ScriptedSource(), inspector=green_inspector(), mode="every")
+        self.on_acquired: Callable[[int], None] = lambda _: None
+        self.taken: list[Trigger] = []
+        self.resynchronised = 0
+
+    def trigger(self, trigger: Trigger) -> bool:
+        self.taken.append(trigger)
+        return True
+
+    def resynchronise(self) -> None:
+        self.resynchronised += 1
+
+
+def test_a_station_that_can_be_triggered_is() -> None:
+    station = PulsedStation()
+    shown = plc_station(station, SETTINGS.model_copy(update={"deadline_ms": 60_000.0}), watchdog_ms=300)
+    sink = PlcSink({"line": shown}, [])
+    sink.publish_status(station.status())
+    shown.report(lambda machine: machine.on_camera(True))
+    shown.write(Inputs())
+    shown.write(Inputs(trigger_enable=True))
+    shown.write(Inputs(trigger_enable=True, trigger=True, trigger_id=9))
+    assert [one.trigger_id for one in station.taken] == [9]
+    assert shown.read().acquiring
+    station.on_acquired(9)
+    assert (shown.read().acquiring, shown.read().busy) == (False, True)
+    sink.publish(verdict(Decision.NORMAL, 9), frame(0))
+    assert shown.read().result_valid
+    shown.write(Inputs())
+    shown.write(Inputs(execute_command=True, command=Command.RESET))
+    assert station.resynchronised == 1
+
+
+def test_a_station_triggered_by_a_plc_needs_a_deadline() -> None:
+    with pytest.raises(SettingsError, match="give it a deadline_ms"):
+        plc_station(PulsedStation(), SETTINGS, watchdog_ms=300)
 
 
 def test_reports_that_nobody_reads_are_bounded_and_hold_no_picture() -> None:
