@@ -239,6 +239,21 @@ def test_rule_4_in_free_run_a_full_buffer_drops_the_new_one() -> None:
     assert full.judged == BUFFERED_RESULTS + 1
 
 
+def test_rule_4_in_free_run_the_newest_overwrites_and_says_so() -> None:
+    bench = Bench(free_run=True)
+    bench.machine.on_verdict(verdict(NORMAL))
+    assert not bench.reads().result_overrun
+    bench.machine.on_verdict(verdict(ANOMALOUS))
+    overwritten = bench.reads()
+    assert overwritten.result_overrun
+    assert overwritten.result is not None
+    assert (overwritten.result.decision, overwritten.sequence) == (ANOMALOUS, 102)
+    bench.write(clear_error=True)
+    bench.acknowledge()
+    bench.machine.on_verdict(verdict(NORMAL))
+    assert not bench.reads().result_overrun
+
+
 def test_turning_the_buffer_off_keeps_the_newest_and_says_that_others_went() -> None:
     bench = Bench(free_run=True)
     bench.write(buffer_results=True)
@@ -317,6 +332,20 @@ def test_a_command_does_not_end_a_trigger(command: Command) -> None:
     assert (refused.command_failed, refused.busy) == (True, True)
     assert refused.error_code is ErrorCode.COMMAND_NOT_ALLOWED
     assert bench.judge(NORMAL, 1).result_valid
+
+
+@pytest.mark.parametrize("state", [State.PREOPERATIONAL, State.ERROR, State.HALTED])
+def test_where_nothing_is_judged_no_command_is_carried_out(state: State) -> None:
+    bench = Bench(ready=state is not State.PREOPERATIONAL)
+    bench.write(heartbeat=1)
+    if state is State.ERROR:
+        bench.passes(2_000)
+    elif state is State.HALTED:
+        bench.machine.on_stopping()
+    for command in Command:
+        refused = bench.command(command, RECIPE)
+        assert (refused.state, refused.command_failed, refused.command_executing) == (state, True, False)
+    assert bench.asked_recipes == []
 
 
 def test_an_unknown_command_fails() -> None:

@@ -33,8 +33,9 @@ class RulesHold(RuleBasedStateMachine):
     def begin(self, free_run: bool) -> None:
         self.free_run = free_run
         self.random = random.Random(0)  # noqa: S311  (where SequenceNo starts, no secret)
-        self.now_ns = 0
+        self.now_ns = self.n_parts = 0
         self.start()
+        self.line_is_put_right()
 
     def start(self) -> None:
         """A new process; the PLC's bits stay as they are."""
@@ -58,7 +59,43 @@ class RulesHold(RuleBasedStateMachine):
     # what happens
 
     @rule()
-    def daemon_is_killed(self) -> None:
+    def line_is_put_right(self) -> None:
+        """As it is for most of its life: without this, chance would seldom make it ready."""
+        if self.bench.machine.state is State.HALTED:
+            self.start()
+        if self.recipe_id == 0 or self.bench.machine.state is State.PREOPERATIONAL:
+            self.daemon_is_ready()
+        self.camera_changes(ok=True)
+        self.operator_takes_over(local=False)
+        self.queue_changes(takes=True)
+        self.plc_makes_ready()
+
+    @rule(
+        n=st.sampled_from([1, 1, 2, 9]),
+        decision=st.sampled_from(Decision),
+        acknowledged=st.booleans(),
+        buffered=st.sampled_from([None, None, False, True]),
+    )
+    def parts_come(self, n: int, decision: Decision, acknowledged: bool, buffered: bool | None) -> None:
+        """Each with an id of its own."""
+        if buffered is not None:
+            self.write(buffer_results=buffered)
+        for _ in range(n):
+            self.n_parts += 1
+            had = len(self.taken)
+            self.plc_triggers(100 + self.n_parts, None)
+            if len(self.taken) > had:
+                self.taken[-1].verdict = decision
+                self.bench.machine.on_verdict(verdict(decision, 100 + self.n_parts))
+            self.rule_5_a_pass_was_judged_normal_for_this_very_trigger()
+            self.rule_2_every_acknowledged_trigger_has_one_result_in_time()
+            if acknowledged:
+                self.plc_acknowledges()
+
+    @rule(luck=st.integers(0, 3))
+    def daemon_is_killed(self, luck: int) -> None:
+        if luck:
+            return
         self.now_ns = self.bench.now_ns
         self.start()
         started = self.bench.reads()
@@ -77,7 +114,7 @@ class RulesHold(RuleBasedStateMachine):
 
     @rule()
     def plc_makes_ready(self) -> None:
-        self.write(clear_error=False, trigger=False, result_ack=False, trigger_enable=False)
+        self.write(clear_error=False, trigger=False, result_ack=False, trigger_enable=False, part_id_too_long=False)
         self.write(clear_error=True, trigger_enable=True)
 
     @rule(trigger_id=st.integers(0, 4), part_id=st.sampled_from([None, "a", "b"]))
@@ -90,10 +127,24 @@ class RulesHold(RuleBasedStateMachine):
         bits=st.dictionaries(st.sampled_from(BITS), st.booleans(), max_size=4),
         command=st.integers(0, 5),
         recipe_id=st.integers(1, 2),
+        trigger_id=st.integers(0, 4),
         too_long=st.booleans(),
     )
-    def plc_writes_anything(self, bits: dict[str, bool], command: int, recipe_id: int, too_long: bool) -> None:
-        self.write(**bits, command=command, recipe_id=recipe_id, part_id_too_long=too_long)
+    def plc_writes_anything(
+        self, bits: dict[str, bool], command: int, recipe_id: int, trigger_id: int, too_long: bool
+    ) -> None:
+        self.write(**bits, command=command, recipe_id=recipe_id, trigger_id=trigger_id, part_id_too_long=too_long)
+
+    @rule(trigger_id=st.integers(1, 4))
+    def plc_enables_and_triggers_in_one_write(self, trigger_id: int) -> None:
+        self.write(trigger_enable=False, trigger=False)
+        self.write(trigger_enable=True, trigger=True, trigger_id=trigger_id)
+        self.write(trigger=False)
+
+    @rule(command=st.integers(1, 4), recipe_id=st.integers(1, 2))
+    def plc_commands(self, command: int, recipe_id: int) -> None:
+        self.write(execute_command=False)
+        self.write(execute_command=True, command=command, recipe_id=recipe_id)
 
     @rule()
     def plc_beats(self) -> None:
@@ -143,9 +194,10 @@ class RulesHold(RuleBasedStateMachine):
         if executing and self.bench.reads().command_completed and prepared:
             self.recipe_id = recipe_id
 
-    @rule()
-    def daemon_stops(self) -> None:
-        self.bench.machine.on_stopping()
+    @rule(luck=st.integers(0, 3))
+    def daemon_stops(self, luck: int) -> None:
+        if not luck:
+            self.bench.machine.on_stopping()
 
     @rule(ms=st.integers(0, 2_500), fed=st.booleans())
     def time_passes(self, ms: int, fed: bool) -> None:
@@ -268,5 +320,5 @@ class RulesHold(RuleBasedStateMachine):
         self.before = now
 
 
-RulesHold.TestCase.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
+RulesHold.TestCase.settings = settings(max_examples=200, stateful_step_count=40, deadline=None)
 TestRulesHold = RulesHold.TestCase
