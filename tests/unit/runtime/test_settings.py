@@ -89,6 +89,7 @@ def test_the_examples_are_valid(path: Path) -> None:
             STATION + "triggers: {endpoint: 'tcp://127.0.0.1:5565'}",
             "triggers.endpoint is set and no station is triggered; set the trigger of one to software",
         ),
+        (
             "stations: [{name: a, source: '0', bank: b, plc: {control: modbus}}]",
             "plc.control of station a is modbus and plc.modbus.endpoint is not given; name one",
         ),
