@@ -51,7 +51,9 @@ def test_an_entry_holds_the_verdict_and_the_hashes_of_frame_bank_and_model() -> 
     assert (found["bank_id"], found["model_id"], found["evidence"]) == (verdict.bank_id, "f" * 64, "line/kept.png")
     assert found["frame_hw"] == [24, 32]
     assert found["frame_sha256"] == hashlib.sha256(b"24x32\n" + one.image.tobytes()).hexdigest()
-    assert {field.name for field in dataclasses.fields(verdict)} - {"heatmap"} < set(found)
+    # of a verdict that no trigger asked for there is no trigger's number
+    assert {field.name for field in dataclasses.fields(verdict)} - {"heatmap", "trigger_id"} < set(found)
+    assert audit_entry(dataclasses.replace(verdict, trigger_id=5), one, None)["trigger_id"] == 5
 
 
 def test_the_hash_of_a_frame_is_that_of_its_pixels_however_they_lie_in_memory() -> None:
