@@ -134,6 +134,8 @@ class HardwareLine(_Line):
         self.unpulsed: deque[Trigger] = deque()
         self.in_transit: deque[UnreadableFrame] = deque()
         self.next_id = 0
+        self.counting = False
+        """A frame has come since the count began."""
         self.missed: int | None = None
         """The trigger whose pulse the camera missed last."""
         if self.at_arrival:  # it begins in step: one part alone
@@ -174,7 +176,12 @@ class HardwareLine(_Line):
     def the_camera_misses_a_pulse(self) -> None:
         self.missed = self.unpulsed.popleft().trigger_id
 
-    @precondition(lambda self: self.waits and (self.missed is None or self.missed in self.answers))
+    def may_pulse_too_often(self) -> bool:
+        """Not in place of a frame of whose loss the count cannot know: of a missed pulse, or before the count began."""
+        known = self.missed is None or self.missed in self.answers
+        return self.waits and known and (self.counting or set(self.answers) == set(self.sent))
+
+    @precondition(may_pulse_too_often)
     @rule()
     def a_pulse_too_many(self) -> None:
         if self.unpulsed:  # within one part's time nobody could tell which of the two
@@ -188,6 +195,7 @@ class HardwareLine(_Line):
         arriving = self.in_transit.popleft()
         if self.at_arrival:
             arriving = dataclasses.replace(arriving, captured_mono_ns=self.now_ns)
+        self.counting = True
         self.take(self.pairing.add_frame(arriving))
 
     @precondition(lambda self: self.in_transit)
@@ -212,12 +220,14 @@ class HardwareLine(_Line):
     @rule()
     def the_camera_goes(self) -> None:
         self.in_transit.clear()
+        self.counting = False
         self.take(self.pairing.fail(TriggerFailure.CAMERA_GONE, self.now_ns))
 
     @precondition(lambda self: not self.at_arrival)
     @rule()
     def resynchronised(self) -> None:
         """At any moment: whatever is under way must not be given to another trigger."""
+        self.counting = False
         self.take(self.pairing.fail(TriggerFailure.ABORTED, self.now_ns))
 
     @invariant()
@@ -297,3 +307,13 @@ def test_an_unannounced_frame_fails_what_follows_at_once_until_the_line_has_stoo
     assert "in doubt" in (pairing.remark(1000 + 3 * DEADLINE_NS) or "")
     pairing.add_trigger(trigger(2, 1001 + 3 * DEADLINE_NS))
     assert told(pairing.add_frame(frame(2, 1002 + 3 * DEADLINE_NS))) == [(2, 2)]
+
+
+def test_a_trigger_that_failed_in_doubt_casts_doubt_itself_because_its_frame_may_still_come() -> None:
+    pairing = HardwarePairing(settle_ns=DEADLINE_NS)
+    pairing.add_frame(frame(0, 1000))
+    assert told(pairing.add_trigger(trigger(1, 1090))) == [(1, TriggerFailure.ID_GAP)]
+    assert told(pairing.add_trigger(trigger(2, 1150))) == [
+        (2, TriggerFailure.ID_GAP)
+    ]  # not in doubt by the frame alone
+    assert pairing.add_frame(frame(1, 1180)) == []  # the first trigger's
