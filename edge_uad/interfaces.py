@@ -1,6 +1,5 @@
 """The protocols between the daemon's parts, each with a fake in ``tests/fakes.py``."""
 
-from collections.abc import Callable
 from typing import Protocol, Self, runtime_checkable
 
 from edge_uad.records import Embedding, Float32, Frame, ModelCard, StationStatus, Trigger, UnreadableFrame, Verdict
@@ -125,24 +124,3 @@ class WatchedSink(VerdictSink, Protocol):
 
     def feed_watchdog(self) -> None:
         """The judge makes progress: a frame was judged, a time-out handled, or there is none to judge. Never blocks."""
-
-
-@runtime_checkable
-class TriggeredStation(Protocol):
-    """A station that can judge one frame for each trigger."""
-
-    on_acquired: Callable[[int], None]
-    """Called with a trigger's id once its frame is exposed; must not block."""
-
-    @property
-    def is_triggered(self) -> bool:
-        """Whether it does; else it judges every frame."""
-
-    def trigger(self, trigger: Trigger) -> bool:
-        """Have one part judged; False where the trigger cannot be taken. Never blocks.
-
-        Each one taken ends in exactly one verdict with its ``trigger_id``, by the deadline.
-        """
-
-    def resynchronise(self) -> None:
-        """Answer the triggers that wait, *invalid*, and count frames and triggers anew."""

@@ -16,7 +16,7 @@ from edge_uad.inference.bank import PatchBank, read_manifest, short_id
 from edge_uad.inference.index import describe_search
 from edge_uad.inference.inspector import Embedder, Inspector
 from edge_uad.inference.preprocess import Preprocessor
-from edge_uad.interfaces import Backbone, TriggeredStation, VerdictSink
+from edge_uad.interfaces import Backbone, VerdictSink
 from edge_uad.net.keys import ServerKeys, load_server_keys
 from edge_uad.outputs.archive import Archive
 from edge_uad.outputs.evidence import EvidenceStore
@@ -28,7 +28,7 @@ from edge_uad.outputs.plc.station import PlcStation
 from edge_uad.outputs.record_writer import RecordWriter
 from edge_uad.outputs.store import Limits
 from edge_uad.outputs.zmq import ZmqPublisher
-from edge_uad.records import BankManifest, Box, Geometry, Provider, QueueMode, SearchDevice, Trigger, WantedPrecision
+from edge_uad.records import BankManifest, Box, Geometry, Provider, QueueMode, SearchDevice, WantedPrecision
 from edge_uad.runtime.artefacts import opened_inside
 from edge_uad.runtime.backbones import Backbones, BankBackbone
 from edge_uad.runtime.cache import cached_model
@@ -381,16 +381,7 @@ def _plc(settings: Settings, stations: Sequence[Station], archive: Archive | Non
 
 
 def plc_station(station: Station, settings: StationSettings, *, watchdog_ms: float) -> PlcStation:
-    """A station as PLCs see it, with its bank as its one recipe.
-
-    Raises:
-        SettingsError: it is triggered and has no deadline.
-    """
-    triggered = station if isinstance(station, TriggeredStation) and station.is_triggered else None
-    if triggered is not None and settings.deadline_ms is None:
-        raise SettingsError(
-            f"station {settings.name} is triggered by a PLC, which needs every result in time; give it a deadline_ms"
-        )
+    """A station as PLCs see it, with its bank as its one recipe."""
     recipe_id = settings.plc.recipe_id
 
     def prepare(wanted: int) -> None:
@@ -398,26 +389,17 @@ def plc_station(station: Station, settings: StationSettings, *, watchdog_ms: flo
 
     machine = StationMachine(
         first_sequence=1 + secrets.randbelow(MAX_UINT32),
-        free_run=triggered is None,
-        take=_takes_none if triggered is None else triggered.trigger,
+        free_run=not station.is_triggered,
+        take=station.trigger,
         prepare=prepare,
-        resynchronise=_nothing if triggered is None else triggered.resynchronise,
+        resynchronise=station.resynchronise,
         deadline_ms=settings.deadline_ms,
         watchdog_ms=watchdog_ms,
     )
     machine.use_recipe(recipe_id)
     shown = PlcStation(settings.name, machine)
-    if triggered is not None:
-        triggered.on_acquired = shown.acquired
+    station.on_acquired = shown.acquired
     return shown
-
-
-def _takes_none(trigger: Trigger) -> bool:  # noqa: ARG001  (a station in free run)
-    return False
-
-
-def _nothing() -> None:
-    """A station in free run has no triggers to count anew."""
 
 
 def _watch(metrics: Metrics, publisher: ZmqPublisher, stations: Sequence[Station], archive: Archive | None) -> None:

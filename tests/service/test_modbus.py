@@ -1,6 +1,7 @@
 """The Modbus server over real sockets: pymodbus' client, mbpoll from Debian, modbus-serial from npm, and bare bytes."""
 
 import contextlib
+import itertools
 import os
 import shutil
 import signal
@@ -502,3 +503,52 @@ def test_what_is_written_comes_as_a_whole(pipeline: Pipeline) -> None:
     pipeline.station.write(Inputs(trigger_enable=True))
     pipeline.station.write(Inputs(trigger_enable=True, trigger=True, trigger_id=3, part_id="x"))
     assert [(one.trigger_id, one.part_id) for one in pipeline.taken] == [(3, "x")]
+
+
+def test_a_part_is_judged_from_a_trigger_over_modbus_to_its_result(
+    tiny_model: Path, tiny_bank: Path, good_parts: Path, scratched_parts: Path, tmp_path: Path
+) -> None:
+    """Config, daemon, edge of Trigger, a frame exposed after it, handshake and result, part by part."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    parts = tmp_path / "parts"
+    parts.mkdir()
+    files = [*sorted(good_parts.glob("*.png"))[:3], *sorted(scratched_parts.glob("*.png"))[:2]]
+    for number, file in enumerate(files):
+        shutil.copy(file, parts / f"{number}.png")
+    config = tmp_path / "line.yaml"
+    config.write_text(
+        f"model: {tiny_model}\n"
+        "stations:\n"
+        f"  - {{name: line, source: {parts}, bank: {tiny_bank}, trigger: software, deadline_ms: 20000, "
+        "plc: {control: modbus, unit: 1}}\n"
+        f"publish: {{endpoint: 'ipc://{tmp_path}/verdicts'}}\n"
+        f"plc: {{modbus: {{endpoint: '127.0.0.1:{port}'}}}}\n"
+    )
+    with Running.edge_uad("serve", "--config", config) as daemon:
+        daemon.wait_for("ready$")
+        with client(port) as plc:
+            until(lambda: read(plc)[AT["State"]] == 6)
+            write(plc, block(0))
+            sequences, decisions = [], []
+            for number in range(len(files)):
+                trigger_id = 0x0002_0000 + number + 1
+                write(plc, block(ENABLE))
+                until(lambda: status(plc) & READY)
+                write(plc, block(ENABLE | TRIGGER, trigger_id, f"part {number}".encode()))
+                assert status(plc) & TRIGGER_ACK
+                write(plc, block(ENABLE))
+                until(lambda: status(plc) & RESULT_VALID)
+                shown = read(plc)
+                assert shown[AT["ResultTriggerId"] :][:2] == [trigger_id >> 16, trigger_id & 0xFFFF]
+                length = shown[AT["ResultPartIdLength"]]
+                text = b"".join(word.to_bytes(2, "big") for word in shown[AT["ResultPartId"] :][:16])
+                assert text[:length] == f"part {number}".encode()
+                sequences.append(shown[AT["SequenceNo"] + 1])
+                decisions.append(shown[AT["Decision"]])
+                write(plc, block(ENABLE | ACK))
+                until(lambda: not status(plc) & RESULT_VALID)
+            assert decisions == [1, 1, 1, 2, 2]
+            assert [(after - before) % 0x10000 for before, after in itertools.pairwise(sequences)] == [1] * 4
+        daemon.signal(signal.SIGTERM)
+        daemon.ends(code=0)

@@ -8,7 +8,6 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from edge_uad.errors import SettingsError
 from edge_uad.outputs.fan_out import FanOut
 from edge_uad.outputs.plc.machine import StationMachine
 from edge_uad.outputs.plc.process_image import Command, Inputs
@@ -148,11 +147,6 @@ def test_a_station_that_can_be_triggered_is() -> None:
     shown.write(Inputs())
     shown.write(Inputs(execute_command=True, command=Command.RESET))
     assert station.resynchronised == 1
-
-
-def test_a_station_triggered_by_a_plc_needs_a_deadline() -> None:
-    with pytest.raises(SettingsError, match="give it a deadline_ms"):
-        plc_station(PulsedStation(), SETTINGS, watchdog_ms=300)
 
 
 def test_reports_that_nobody_reads_are_bounded_and_hold_no_picture() -> None:
