@@ -78,6 +78,8 @@ class LineChart:
     """Where every value is above 0."""
     from_zero: bool = False
     """The y axis begins at 0, so that heights can be compared."""
+    round_ticks: bool = False
+    """The x axis is marked at round numbers instead of at ``x``."""
     references: Mapping[str, float] = field(default_factory=dict)
     """Horizontal dashed lines by name, such as published results."""
     title: str = ""

@@ -272,7 +272,7 @@ def _x_axis(axes: Axes, chart: LineChart) -> list[float]:
     if chart.log_x and min(values) > 0:
         axes.set_xscale("log")
         axes.xaxis.set_minor_locator(NullLocator())
-    if axes.get_xscale() == "log" or len(values) <= MAX_TICKS_AT_VALUES:
+    if axes.get_xscale() == "log" or (len(values) <= MAX_TICKS_AT_VALUES and not chart.round_ticks):
         axes.xaxis.set_major_locator(FixedLocator(values))
         axes.xaxis.set_major_formatter(FuncFormatter(_number))
     return values

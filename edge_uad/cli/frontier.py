@@ -148,6 +148,7 @@ def _chart(points: "list[OperatingPoint]") -> "LineChart":
         series=series,
         x_label="frames a second, one alone",
         y_label="recall at 5 % false alarms",
+        round_ticks=True,
         references={f"{point.input_px} px": recall for point, recall in shown.items()},
     )
 
