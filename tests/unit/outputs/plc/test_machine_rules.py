@@ -29,7 +29,7 @@ class Taken:
 class RulesHold(RuleBasedStateMachine):
     """A PLC, a camera, a judge and a clock that do anything at all, one after the other."""
 
-    @initialize(free_run=st.booleans())
+    @initialize(free_run=st.sampled_from([False, False, False, True]))
     def begin(self, free_run: bool) -> None:
         self.free_run = free_run
         self.random = random.Random(0)  # noqa: S311  (where SequenceNo starts, no secret)
@@ -48,12 +48,11 @@ class RulesHold(RuleBasedStateMachine):
         )
         self.bench.now_ns = max(self.now_ns, self.bench.now_ns)
         self.bench.written = written
+        self.first_sequence = self.bench.machine._sequence
         self.taken: list[Taken] = []
         self.owners: dict[int, Taken] = {}
-        self.n_results = self.n_given_before_reset = 0
         self.recipe_id = 0
-        self.camera_ok = self.local = self.has_written = self.missed_seen = False
-        self.fed_ns: int | None = None
+        self.camera_ok = self.local = self.has_written = False
         self.before = self.bench.reads()
 
     # what happens
@@ -78,6 +77,7 @@ class RulesHold(RuleBasedStateMachine):
     )
     def parts_come(self, n: int, decision: Decision, acknowledged: bool, buffered: bool | None) -> None:
         """Each with an id of its own."""
+        self.line_is_put_right()
         if buffered is not None:
             self.write(buffer_results=buffered)
         for _ in range(n):
@@ -116,6 +116,63 @@ class RulesHold(RuleBasedStateMachine):
     def plc_makes_ready(self) -> None:
         self.write(clear_error=False, trigger=False, result_ack=False, trigger_enable=False, part_id_too_long=False)
         self.write(clear_error=True, trigger_enable=True)
+
+    @rule(
+        trigger_id=st.integers(0, 4),
+        part_id=st.sampled_from([None, "a", "b"]),
+        decision=st.sampled_from([None, *Decision]),
+        acknowledged=st.booleans(),
+    )
+    def a_part_comes_to_a_line_put_right(
+        self, trigger_id: int, part_id: str | None, decision: Decision | None, acknowledged: bool
+    ) -> None:
+        self.line_is_put_right()
+        had = len(self.taken)
+        self.plc_triggers(trigger_id, part_id)
+        self.rule_5_a_pass_was_judged_normal_for_this_very_trigger()
+        if decision is not None and len(self.taken) > had:
+            self.taken[-1].verdict = decision
+            self.bench.machine.on_verdict(verdict(decision, trigger_id))
+            self.rule_5_a_pass_was_judged_normal_for_this_very_trigger()
+        if acknowledged:
+            self.plc_acknowledges()
+
+    @rule(ms=st.integers(DEADLINE_MS, 1_000), trigger_id=st.integers(1, 4))
+    def a_part_is_not_judged_in_time(self, ms: int, trigger_id: int) -> None:
+        self.line_is_put_right()
+        self.plc_triggers(trigger_id, None)
+        self.write(heartbeat=(self.bench.written.heartbeat + 1) & 0xFFFF)
+        assert not self.bench.passes(ms).busy
+
+    @rule(trigger_id=st.integers(1, 4), decision=st.sampled_from(Decision))
+    def a_verdict_comes_after_the_same_id_was_sent_anew(self, trigger_id: int, decision: Decision) -> None:
+        self.line_is_put_right()
+        had = len(self.taken)
+        self.plc_triggers(trigger_id, None)
+        self.bench.passes(DEADLINE_MS)
+        if self.free_run or len(self.taken) == had:
+            return
+        self.plc_acknowledges()
+        self.line_is_put_right()
+        self.plc_triggers(trigger_id, None)
+        if self.taken[had].verdict is None:
+            self.taken[had].verdict = decision
+            self.bench.machine.on_verdict(verdict(decision, trigger_id))
+
+    @rule(triggered=st.booleans(), cleared=st.booleans())
+    def plc_goes_silent(self, triggered: bool, cleared: bool) -> None:
+        self.line_is_put_right()
+        for _ in range(2):
+            self.plc_beats()
+        if triggered:
+            self.plc_triggers(4, None)
+        gone = self.bench.passes(2_000)
+        assert (gone.error, gone.busy, gone.result_valid, gone.trigger_ready) == (True, False, False, False)
+        if cleared:
+            self.write(clear_error=False, trigger_enable=False)
+            self.write(trigger_enable=True)
+            self.write(clear_error=True)
+            assert not self.bench.reads().trigger_ready
 
     @rule(trigger_id=st.integers(0, 4), part_id=st.sampled_from([None, "a", "b"]))
     def plc_triggers(self, trigger_id: int, part_id: str | None) -> None:
@@ -250,6 +307,7 @@ class RulesHold(RuleBasedStateMachine):
             assert self.camera_ok
             assert now.recipe_id != 0
             assert not self.local
+            assert not now.trigger_ack, "no edge could follow"
             assert len(self.bench.machine._results) < BUFFERED_RESULTS
 
     @invariant()
@@ -260,14 +318,8 @@ class RulesHold(RuleBasedStateMachine):
             assert self.bench.now_ns < pending.received_mono_ns + DEADLINE_MS * MS
             assert now.state is State.SINGLE_EXECUTION
         if not self.free_run:
-            given = (self.bench.machine._sequence - self.first_sequence()) % (2**32 - 1)
+            given = (self.bench.machine._sequence - self.first_sequence) % (2**32 - 1)
             assert given == len(self.taken) - now.busy
-
-    def first_sequence(self) -> int:
-        """Where this process began to count."""
-        if not hasattr(self.bench, "first"):
-            self.bench.first = self.bench.machine._sequence  # type: ignore[attr-defined]  # before any result
-        return self.bench.first  # type: ignore[attr-defined,no-any-return]
 
     @invariant()
     def rule_4_at_most_one_or_eight_wait(self) -> None:
@@ -306,6 +358,7 @@ class RulesHold(RuleBasedStateMachine):
         now = self.outputs()
         assert now.sequence != 0
         assert now.result_valid is (now.result is not None)
+        assert not (now.result_valid and self.bench.written.result_ack and self.has_written)
         assert now.error is (now.state is State.ERROR)
         assert not (now.error and (now.result_valid or now.trigger_ready))
         assert not now.acquiring or now.busy
