@@ -30,7 +30,7 @@ from edge_uad.runtime.reload import NewBank
 from edge_uad.sources.capture import REPLACE_AFTER_S, Backoff, Capture
 from edge_uad.sources.queues import BoundedFrameQueue, FrameQueue, LatestFrameQueue
 from edge_uad.sources.triggers.pairing import HardwarePairing, Pairing, SoftwarePairing
-from edge_uad.sources.triggers.queue import TriggeredFrameQueue, no_frame_for
+from edge_uad.sources.triggers.queue import TriggeredFrameQueue
 
 log = logging.getLogger("edge_uad.runtime.station")
 
@@ -105,7 +105,7 @@ class Station:
             else BoundedFrameQueue(self._frame_came, capacity=queue_frames)
         )
         if isinstance(source, TriggerReceivingSource):
-            source.trigger_target = self if self.is_triggered else None
+            source.trigger_target = self._triggers  # what was sent before a stop is still answered, with its frame
         self._capture = Capture(
             station=name,
             source=source,
@@ -174,12 +174,12 @@ class Station:
         Returns:
             False where the station is not triggered, has no room, or stops; there is no verdict then.
         """
-        return self._triggers is not None and self._triggers.trigger(trigger)
+        return self._triggers is not None and not self._capture.stopping and self._triggers.trigger(trigger)
 
     @property
     def trigger_ready(self) -> bool:
         """Whether a trigger would be accepted now, by a source that gives frames."""
-        if self._triggers is None or self.state[0] is not StationState.RUNNING:
+        if self._triggers is None or self._capture.stopping or self.state[0] is not StationState.RUNNING:
             return False
         return self._triggers.has_room(time.monotonic_ns())
 
@@ -197,8 +197,7 @@ class Station:
         Returns:
             False where there is no room for it: too many of them wait.
         """
-        refused = no_frame_for(trigger, station=self.name, reason=reason)
-        return self._triggers is not None and self._triggers.put_answer(refused)
+        return self._triggers is not None and self._triggers.refuse_trigger(trigger, reason)
 
     def end_triggers(self) -> None:
         """Answer every trigger that waits for its frame; none is accepted any more."""
@@ -327,8 +326,6 @@ class Station:
 
     def request_stop(self) -> None:
         """Read no further frame and accept no trigger; those in the queue are still judged."""
-        if self._triggers is not None:
-            self._triggers.refuse()
         self._capture.request_stop()
 
     def release(self, timeout_s: float) -> bool:

@@ -51,7 +51,6 @@ class TriggeredFrameQueue:
         self._ready: deque[AnyFrame] = deque()
         self._last_trigger_id: int | None = None
         self._lost = False
-        self._accepting = True
         self._ended = False
         self._taken = 0
         self._dropped = 0
@@ -68,10 +67,10 @@ class TriggeredFrameQueue:
         stands for both.
 
         Returns:
-            Whether it has or will have its verdict; False where there is no room, or a stop was requested.
+            Whether it has or will have its verdict; False where there is no room, or no frame will come.
         """
         with self._changed:
-            if not self._accepting or self._ended:
+            if self._ended:
                 return False
             if self._is_repeated(trigger.trigger_id):
                 return True
@@ -90,8 +89,7 @@ class TriggeredFrameQueue:
         """Whether a trigger at that moment would be accepted and could be given a frame."""
         with self._changed:
             return (
-                self._accepting
-                and not (self._ended or self._lost or self._pairing.in_doubt(now_mono_ns))
+                not (self._ended or self._lost or self._pairing.in_doubt(now_mono_ns))
                 and self._n_waiting() < self._capacity
             )
 
@@ -106,10 +104,9 @@ class TriggeredFrameQueue:
             answers = self._fail(TriggerFailure.ABORTED)
         self._wake_for(answers)
 
-    def refuse(self) -> None:
-        """Accept no more triggers; those accepted go on."""
-        with self._changed:
-            self._accepting = False
+    def refuse_trigger(self, trigger: Trigger, reason: str) -> bool:
+        """Queue an *invalid* answer to a trigger that was not accepted; False where there is no room. Never blocks."""
+        return self.put_answer(no_frame_for(trigger, station=self._station, reason=reason))
 
     def lose_source(self) -> None:
         """The source is lost: triggers are answered at once, until ``regain_source``."""
