@@ -390,7 +390,7 @@ def plc_station(station: Station, settings: StationSettings, *, watchdog_ms: flo
     machine = StationMachine(
         first_sequence=1 + secrets.randbelow(MAX_UINT32),
         free_run=not station.is_triggered,
-        take=station.trigger,
+        take=partial(station.trigger, again=True),  # the machine knows what is a repetition
         prepare=prepare,
         resynchronise=station.resynchronise,
         deadline_ms=settings.deadline_ms,

@@ -165,16 +165,22 @@ class Station:
         """Whether a frame is judged for each trigger, and none without."""
         return self._triggers is not None
 
-    def trigger(self, trigger: Trigger) -> bool:
+    def trigger(self, trigger: Trigger, *, again: bool = False) -> bool:
         """Have one part judged: exactly one verdict with this ``trigger_id`` is published by the deadline.
 
         It is *invalid* with a ``TriggerFailure`` as its reason where no frame could be judged. A repeated id, of a
         trigger that waits or of the newest one, is not judged again: its one verdict stands, and may be out already.
 
+        Args:
+            trigger: to be judged.
+            again: the newest one's id is judged anew, by a caller with a rule of its own for what is a repetition.
+
         Returns:
             False where the station is not triggered, has no room, or stops; there is no verdict then.
         """
-        return self._triggers is not None and not self._capture.stopping and self._triggers.trigger(trigger)
+        return (
+            self._triggers is not None and not self._capture.stopping and self._triggers.trigger(trigger, again=again)
+        )
 
     @property
     def trigger_ready(self) -> bool:

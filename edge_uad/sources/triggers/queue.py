@@ -60,11 +60,16 @@ class TriggeredFrameQueue:
 
     # triggers
 
-    def trigger(self, trigger: Trigger) -> bool:
+    def trigger(self, trigger: Trigger, *, again: bool = False) -> bool:
         """Accept a trigger; any thread may call it.
 
         A repeated id, of a trigger that waits or of the newest one, is accepted and not judged again: the one verdict
         stands for both.
+
+        Args:
+            trigger: to be judged.
+            again: the newest one's id is judged anew once it has its verdict, by a caller with a rule of its own for
+                what is a repetition.
 
         Returns:
             Whether it has or will have its verdict; False where there is no room, or no frame will come.
@@ -72,7 +77,7 @@ class TriggeredFrameQueue:
         with self._changed:
             if self._ended:
                 return False
-            if self._is_repeated(trigger.trigger_id):
+            if self._waits(trigger.trigger_id) or (not again and trigger.trigger_id == self._last_trigger_id):
                 return True
             if self._n_waiting() >= self._capacity:
                 return False
@@ -216,12 +221,8 @@ class TriggeredFrameQueue:
     def _n_waiting(self) -> int:
         return len(self._pairing.pending) + len(self._ready)
 
-    def _is_repeated(self, trigger_id: int) -> bool:
-        return (
-            trigger_id == self._last_trigger_id
-            or any(one.trigger_id == trigger_id for one in self._pairing.pending)
-            or any(one.trigger_id == trigger_id for one in self._ready)
-        )
+    def _waits(self, trigger_id: int) -> bool:
+        return any(one.trigger_id == trigger_id for one in (*self._pairing.pending, *self._ready))
 
     def _fail(self, reason: TriggerFailure) -> list[Answer]:
         answers = self._pairing.fail(reason, time.monotonic_ns())

@@ -121,7 +121,8 @@ class PulsedStation(Station):
         self.taken: list[Trigger] = []
         self.resynchronised = 0
 
-    def trigger(self, trigger: Trigger) -> bool:
+    def trigger(self, trigger: Trigger, *, again: bool = False) -> bool:
+        assert again
         self.taken.append(trigger)
         return True
 

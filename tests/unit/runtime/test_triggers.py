@@ -217,7 +217,10 @@ def test_a_full_queue_refuses_and_a_repeated_trigger_is_not_judged_again() -> No
         assert station.trigger(trigger(4))
         source.push(frame(2))
         line.sink.wait_for(lambda: len(line.sink.verdicts) == 3)
-    assert [one.trigger_id for one in line.sink.verdicts] == [1, 2, 4]
+        assert station.trigger(trigger(4), again=True)  # the caller says that it is another part
+        source.push(frame(3))
+        line.sink.wait_for(lambda: len(line.sink.verdicts) == 4)
+    assert [one.trigger_id for one in line.sink.verdicts] == [1, 2, 4, 4]
 
 
 def test_a_recording_gives_one_picture_for_each_trigger_and_says_when_it_has_ended() -> None:
