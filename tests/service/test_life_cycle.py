@@ -1,21 +1,20 @@
 """A daemon process is stopped at every moment of its life: in bound, with nothing lost uncounted."""
 
-import fcntl
 import json
 import os
 import re
 import signal
 import socket
-import threading
+import subprocess
+import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from tests.conftest import edge_uad
-from tests.fakes import until
 from tests.processes import PATIENCE_S, Running
 
 ANY_PORT = "tcp://127.0.0.1:*"
@@ -71,18 +70,18 @@ def test_a_signal_at_any_moment_of_the_start_ends_it_well(config: Path) -> None:
 
 @pytest.mark.parametrize("signals", [1, 2])
 def test_a_stop_while_the_line_is_loaded_does_not_wait_for_it(config: Path, run_dir: Path, signals: int) -> None:
-    """Opening the bank does not return, as on a share that went away: this process holds a lease on the file."""
+    """Opening the bank does not return, as on a share that went away: another program holds a lease on the file."""
     bank = Path(re.search(r"bank: ([^}]*)", config.read_text())[1])  # type: ignore[index]
     own = run_dir / "leased.safetensors"
     own.write_bytes(bank.read_bytes())
     config.write_text(config.read_text().replace(str(bank), str(own)))
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager, leased(own) as wanted:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager, leased(own) as wait_until_wanted:
         manager.bind(str(run_dir / "notify"))
         manager.settimeout(PATIENCE_S)
         environ = os.environ | {"NOTIFY_SOCKET": str(run_dir / "notify")}
         with Running.edge_uad("serve", "--config", config, environ=environ) as daemon:
             assert manager.recv(4096) == b"STATUS=loading the model and the banks"
-            until(wanted.is_set, PATIENCE_S)
+            wait_until_wanted()
             for _ in range(signals):
                 daemon.signal(signal.SIGTERM)
             daemon.ends(code=0, timeout_s=20)
@@ -91,18 +90,37 @@ def test_a_stop_while_the_line_is_loaded_does_not_wait_for_it(config: Path, run_
     assert "Traceback" not in daemon.everything
 
 
+LEASE = """
+import fcntl, os, signal, sys
+signal.signal(signal.SIGIO, lambda *_: print("wanted", flush=True))
+descriptor = os.open(sys.argv[1], os.O_RDWR)
+fcntl.fcntl(descriptor, fcntl.F_SETLEASE, fcntl.F_WRLCK)
+print("held", flush=True)
+sys.stdin.read()
+"""
+"""A program of its own: the kernel's signal must meet no handler, thread or library of the tests."""
+
+
 @contextmanager
-def leased(path: Path) -> Iterator[threading.Event]:
-    """Hold a lease: opening the file waits, for the kernel's 45 s at most. The event is set once somebody tries."""
-    wanted = threading.Event()
-    before = signal.signal(signal.SIGIO, lambda *_: wanted.set())
-    descriptor = os.open(path, os.O_RDWR)
-    try:
-        fcntl.fcntl(descriptor, fcntl.F_SETLEASE, fcntl.F_WRLCK)
-        yield wanted
-    finally:
-        os.close(descriptor)
-        signal.signal(signal.SIGIO, before)
+def leased(path: Path) -> Iterator[Callable[[], None]]:
+    """Hold a lease: opening the file waits, for the kernel's 45 s at most.
+
+    Yields:
+        What waits until somebody tries.
+    """
+    with subprocess.Popen(
+        [sys.executable, "-c", LEASE, str(path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as holder:
+        assert holder.stdin is not None
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == "held\n"
+
+        def wait_until_wanted() -> None:
+            assert holder.stdout is not None
+            assert holder.stdout.readline() == "wanted\n"
+
+        yield wait_until_wanted
+        holder.stdin.close()
 
 
 def wait_until_caught(status: Path, handled: re.Pattern[str], number: signal.Signals) -> None:
