@@ -1,6 +1,6 @@
 """Of thresholds from few good images: how often do other good ones exceed them, and which defects?
 
-    python benchmarks/few_images.py ROOT [ROOT ...] --out FOLDER
+    python -m benchmarks.few_images ROOT [ROOT ...] --out FOLDER
 
 Each root is laid out as MVTec AD. So many of the good images' scores are drawn again and again, each of an image that
 its bank had not seen; what each way to a threshold realises on the others is compared with the binomial interval of the
@@ -15,17 +15,12 @@ from pathlib import Path
 import numpy as np
 from scipy.stats import binom
 
-from bank_tools.bank.recipe import recipe_for
 from bank_tools.bank.tail import tail_threshold
-from bank_tools.datasets import Category, read_dataset
+from bank_tools.datasets import Category
 from bank_tools.evaluation.detection import EvaluationContext
-from bank_tools.evaluation.variant import Variant
-from edge_uad.cli.console import TerminalProgress
-from edge_uad.cli.measuring import make_context
+from benchmarks.real_sets import categories_of, default_context
 from edge_uad.inference.scoring import calibration_images_needed
 from edge_uad.records import Float32
-from edge_uad.runtime.assemble import load_backbone_for_many
-from export.default import provide_default_model
 
 RATES = (0.01, 0.05)
 NUMBERS = (10, 15, 20, 31, 50, 70)
@@ -41,27 +36,11 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder of finished steps")
     options = parser.parse_args()
 
-    backbone, workers = load_backbone_for_many(provide_default_model(), provider="cpu", threads=0, search_device="cpu")
-    recipe = recipe_for(backbone.card)
-    options.out.mkdir(parents=True, exist_ok=True)
-    context = make_context(
-        backbone,
-        Variant(recipe=recipe),
-        provider="cpu",
-        workers=workers,
-        cache_gib=20.0,
-        out=options.out,
-        progress=TerminalProgress(),
-        pixels=False,
-    )
-    found = {
-        category.name: distances_of_good_and_bad(category, context)
-        for root in options.roots
-        for category in read_dataset(root, layout="auto", categories=None).categories
-    }
+    context = default_context(options.out)
+    found = {category.name: distances_of_good_and_bad(category, context) for category in categories_of(options.roots)}
     for rate in RATES:
         for n in (n for n in NUMBERS if n < calibration_images_needed(rate)):
-            print_row_of_sets(found, n, rate, top_ratio=recipe.top_ratio)
+            print_row_of_sets(found, n, rate, top_ratio=context.variant.recipe.top_ratio)
 
 
 def distances_of_good_and_bad(category: Category, context: EvaluationContext) -> tuple[Float32, Float32]:

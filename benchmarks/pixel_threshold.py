@@ -1,28 +1,24 @@
 """Which threshold on heat, from good parts alone, comes nearest to the best one that the masks allow?
 
-    python benchmarks/pixel_threshold.py ROOT [ROOT ...] --out FOLDER
+    python -m benchmarks.pixel_threshold ROOT [ROOT ...] --out FOLDER
 
 Each root is laid out as MVTec AD. For each rule F1 over all pixels as a part of F1-max, whose threshold is chosen on
 the masks; then, set by set, the rule that is best on the other sets and what it gives on the one left out.
 """
 
 import argparse
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
-from bank_tools.bank.recipe import recipe_for
 from bank_tools.bank.tail import threshold_of
-from bank_tools.datasets import Category, read_dataset
+from bank_tools.datasets import Category
 from bank_tools.datasets.masks import MaskError
 from bank_tools.evaluation.detection import EvaluationContext
 from bank_tools.evaluation.distance_table import DistanceTable, distances_of
 from bank_tools.evaluation.localisation import heat_of
-from bank_tools.evaluation.variant import Variant
 from bank_tools.metrics.pixel import PixelMetrics
-from edge_uad.cli.console import TerminalProgress
-from edge_uad.cli.measuring import make_context
+from benchmarks.real_sets import categories_of, default_context
 from edge_uad.errors import FrameError
 from edge_uad.inference.scoring import (
     PIXEL_THRESHOLD_RATIO,
@@ -32,8 +28,6 @@ from edge_uad.inference.scoring import (
     pixel_threshold,
 )
 from edge_uad.records import Float32
-from edge_uad.runtime.assemble import load_backbone_for_many
-from export.default import provide_default_model
 
 RATIOS = (0.7, 0.8, 0.9, 1.0)
 RATES = (0.01, 0.05, 0.1)
@@ -48,25 +42,8 @@ def main() -> None:
     parser.add_argument("--bpm-threshold", type=float, default=None, help="default: the recipe's")
     options = parser.parse_args()
 
-    backbone, workers = load_backbone_for_many(provide_default_model(), provider="cpu", threads=0, search_device="cpu")
-    recipe = recipe_for(backbone.card)
-    if options.bpm_threshold is not None:
-        recipe = replace(recipe, bpm_threshold=options.bpm_threshold)
-    options.out.mkdir(parents=True, exist_ok=True)
-    context = make_context(
-        backbone,
-        Variant(recipe=recipe),
-        provider="cpu",
-        workers=workers,
-        cache_gib=20.0,
-        out=options.out,
-        progress=TerminalProgress(),
-        pixels=True,
-    )
-    shares: dict[str, dict[str, float]] = {}
-    for root in options.roots:
-        for category in read_dataset(root, layout="auto", categories=None).categories:
-            shares[category.name] = shares_of_f1_max(category, context)
+    context = default_context(options.out, pixels=True, bpm_threshold=options.bpm_threshold)
+    shares = {one.name: shares_of_f1_max(one, context) for one in categories_of(options.roots)}
     print_table(shares)
     print_left_out(shares)
 

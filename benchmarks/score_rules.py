@@ -16,19 +16,15 @@ from pathlib import Path
 
 import numpy as np
 
-from bank_tools.bank.recipe import PAPER_BPM_THRESHOLD, recipe_for
+from bank_tools.bank.recipe import PAPER_BPM_THRESHOLD
 from bank_tools.bank.tail import threshold_of
-from bank_tools.datasets import Category, Sample, read_dataset
+from bank_tools.datasets import Category, Sample
 from bank_tools.evaluation.detection import EvaluationContext, draw_samples
-from bank_tools.evaluation.variant import Variant
 from bank_tools.metrics.image import Float64, image_auroc, recall_at_rate
-from edge_uad.cli.console import TerminalProgress
-from edge_uad.cli.measuring import make_context
+from benchmarks.real_sets import categories_of, default_context
 from edge_uad.errors import FrameError
 from edge_uad.inference.masking import foreground
 from edge_uad.records import Float32, Int
-from edge_uad.runtime.assemble import load_backbone_for_many
-from export.default import provide_default_model
 
 RATE = 0.05
 WON_BY = 0.005
@@ -112,24 +108,9 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder of finished steps; a league's are used")
     parser.add_argument("--good", type=int, default=None, help="learn from so many good images; default: all")
     options = parser.parse_args()
-    backbone, workers = load_backbone_for_many(provide_default_model(), provider="cpu", threads=0, search_device="cpu")
-    recipe = recipe_for(backbone.card)
-    options.out.mkdir(parents=True, exist_ok=True)
-    context = make_context(
-        backbone,
-        Variant(recipe=recipe),
-        provider="cpu",
-        workers=workers,
-        cache_gib=20.0,
-        out=options.out,
-        progress=TerminalProgress(),
-        pixels=False,
-    )
-    sets = {
-        category.name: distances_of(category, context, n_good=options.good)
-        for root in options.roots
-        for category in read_dataset(root, layout="auto", categories=None).categories
-    }
+    context = default_context(options.out)
+    sets = {one.name: distances_of(one, context, n_good=options.good) for one in categories_of(options.roots)}
+    recipe = context.variant.recipe
     rate, seed = recipe.false_alarm_rate, recipe.seed
     found = {
         name: [figures_of(rule, one, rate=rate, seed=seed) for one in sets.values()] for name, rule in RULES.items()

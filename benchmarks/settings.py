@@ -26,20 +26,16 @@ import numpy as np
 from bank_tools.bank.build import settle_mask
 from bank_tools.bank.coreset import greedy_coreset
 from bank_tools.bank.embeddings import EmbeddingStore, ForegroundPatches
-from bank_tools.bank.recipe import PAPER_BPM_THRESHOLD, recipe_for
-from bank_tools.datasets import Category, Sample, read_dataset
+from bank_tools.bank.recipe import PAPER_BPM_THRESHOLD
+from bank_tools.datasets import Category, Sample
 from bank_tools.evaluation.detection import EvaluationContext, draw_samples
 from bank_tools.evaluation.distance_table import content_digest, distances_of
 from bank_tools.evaluation.step_cache import digest_of, write_result
-from bank_tools.evaluation.variant import Variant
-from edge_uad.cli.console import TerminalProgress
-from edge_uad.cli.measuring import make_context
+from benchmarks.real_sets import categories_of, default_context
 from edge_uad.errors import FrameError
 from edge_uad.inference.scoring import image_score
 from edge_uad.inference.search import PatchSearch, split_levels
 from edge_uad.records import Float32, Int
-from edge_uad.runtime.assemble import load_backbone_for_many
-from export.default import provide_default_model
 
 TOP_RATIOS = (0.005, 0.02, 0.03)
 NEIGHBOURS = (3, 5)
@@ -71,22 +67,10 @@ def main() -> None:
     parser.add_argument("--cache-gib", type=float, default=20.0, help="of embeddings")
     options = parser.parse_args()
 
-    backbone, workers = load_backbone_for_many(provide_default_model(), provider="cpu", threads=0, search_device="cpu")
-    options.out.mkdir(parents=True, exist_ok=True)
-    context = make_context(
-        backbone,
-        Variant(recipe=recipe_for(backbone.card)),
-        provider="cpu",
-        workers=workers,
-        cache_gib=options.cache_gib,
-        out=options.out,
-        progress=TerminalProgress(),
-        pixels=False,
-        calibrated=False,
-    )
+    context = default_context(options.out, calibrated=False, cache_gib=options.cache_gib)
     rows: list[dict[str, object]] = []
-    datasets = [read_dataset(root, layout="auto", categories=None) for root in options.roots]
-    for category in (category for dataset in datasets for category in dataset.categories):
+    categories = list(categories_of(options.roots))
+    for category in categories:
         scores = measure(category, context, options)
         names, anomalous = zip(*((sample.name, sample.anomalous) for sample in category.test), strict=True)
         rows += [
@@ -98,7 +82,7 @@ def main() -> None:
             for candidate, its in scores.items()
         ]
     write_result(options.out / "results.json", (json.dumps({"results": rows}, indent=1) + "\n").encode())
-    print_times(datasets[0].categories[0], context, options.good)
+    print_times(categories[0], context, options.good)
 
 
 def measure(category: Category, context: EvaluationContext, options: argparse.Namespace) -> Scores:

@@ -132,7 +132,6 @@ class PrecisionTrial:
         self._recipe = recipe
         self._every = max(1, math.ceil((total or 0) / MOST_IMAGES))
         self._embeddings = EmbeddingStore(folder)
-        self._n_images = 0
 
     def tries(self, number: int) -> bool:
         """Whether the image of this number is one of those tried."""
@@ -155,15 +154,15 @@ class PrecisionTrial:
 
     def append(self, embeddings: Sequence[ForegroundEmbedding]) -> int:
         """Keep what :func:`embed` gave; by the number given back it is judged."""
+        number = len(self._embeddings) // len(embeddings)
         for one in embeddings:
             self._embeddings.append(one)
-        self._n_images += 1
-        return self._n_images - 1
+        return number
 
     def judged_by(self, recipe: Recipe) -> "TrialScores":
         """Nothing yet, but ready to judge with the mask that was settled."""
         embeddings = self._embeddings
-        if self._recipe.bpm_threshold is None and self._n_images:
+        if self._recipe.bpm_threshold is None and len(self._embeddings):
             embeddings = embeddings.masked(kernel=recipe.bpm_kernel, threshold=recipe.bpm_threshold or 0)
         return TrialScores(self._candidates, embeddings, recipe.top_ratio)
 
@@ -309,7 +308,7 @@ def prepare_trial(
         for precision in precisions:
             backbones[precision] = load_backbone(model, threads=1, precision=precision, at_once=workers)
             done(1)
-    # not by the reference, which a cluster may run
+    # on one core, as the others are, whatever the reference has
     times_ms = _embedding_times_ms(load_backbone(model, threads=1), backbones)
     candidates, refused = [], []
     for precision, (own_ms, fp32_ms) in times_ms.items():

@@ -18,8 +18,6 @@ if TYPE_CHECKING:
     from bank_tools.bank.build import BuiltBank
     from edge_uad.inference.inspector import Embedder
 
-SHOWN_FILES = 20
-
 
 @with_option_groups
 def build_bank(

@@ -1,5 +1,6 @@
 """``edge-uad bench --frontier``: what a frame's time buys on this machine."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,10 +11,12 @@ from edge_uad.errors import UsageError
 from edge_uad.records import Provider, WantedPrecision
 
 if TYPE_CHECKING:
+    from bank_tools.bank.recipe import Recipe
     from bank_tools.bench.frames import EncodedFrames
     from bank_tools.bench.operating_points import OperatingPoint
     from bank_tools.evaluation.results import ResultTable
     from bank_tools.report.charts import LineChart
+    from edge_uad.records import AnyFrame, ModelCard
 
 JSON_SCHEMA = 1
 
@@ -42,6 +45,8 @@ def bench_frontier(
     Raises:
         EdgeUadError: the model's weights are not at hand, or the provider is not the processor.
     """
+    from bank_tools.bank.recipe import recipe_for
+    from bank_tools.bench.frames import decoded
     from bank_tools.bench.machine import machine
 
     if provider != "cpu":
@@ -50,7 +55,10 @@ def bench_frontier(
         require_evaluate_extra("edge-uad bench --chart")
         if not chart.parent.is_dir():
             raise UsageError(f"no picture can be written to {chart}: there is no folder {chart.parent}")
-    points = _measured(frames, model, precision=precision, threads=threads)
+    pictures = (decoded(message) for message in frames.messages)
+    _, points = measured_points(
+        model, lambda: next(pictures, None), recipe_for, provider=provider, precision=precision, threads=threads
+    )
     if as_json:
         rows = [_row(point) for point in points]
         print_json({"schema": JSON_SCHEMA, "machine": machine(), "sets": list(_sets()), "points": rows})
@@ -65,25 +73,43 @@ def bench_frontier(
         note(f"picture: {chart}")
 
 
-def _measured(
-    frames: "EncodedFrames", model: Path, *, precision: WantedPrecision, threads: int
-) -> "list[OperatingPoint]":
+def measured_points(
+    model: Path,
+    read: "Callable[[], AnyFrame | None]",
+    recipe_of: "Callable[[ModelCard], Recipe]",
+    *,
+    provider: Provider,
+    precision: WantedPrecision,
+    threads: int,
+) -> "tuple[dict[int, Path], list[OperatingPoint]]":
+    """A model file for each input size, and what a frame alone takes in each of them and in each precision.
+
+    Args:
+        model: whose weights are meant.
+        read: gives pictures to time with, one after the other, decoded; None after the last.
+        recipe_of: the recipe by which a bank of a model would be made.
+        provider: what runs the model.
+        precision: which ones to measure beside fp32.
+        threads: of the CPU; 0 for one per core.
+
+    Raises:
+        EdgeUadError: the model's weights are not at hand, or no picture can be read.
+    """
     from bank_tools.bank.precision_trial import possible_precisions
-    from bank_tools.bank.recipe import recipe_for
-    from bank_tools.bench.frames import decoded
     from bank_tools.bench.operating_points import SamplePictures, measure_points
     from edge_uad.runtime.backbones import load_backbone
 
     card = load_backbone(model).card
-    pictures = (decoded(message) for message in frames.messages)
-    return measure_points(
-        models_by_size(model, card),
-        possible_precisions(card, precision, "cpu"),
-        SamplePictures.of(lambda: next(pictures, None)),
-        recipe_for,
+    models = models_by_size(model, card)
+    points = measure_points(
+        models,
+        possible_precisions(card, precision, provider),
+        SamplePictures.of(read),
+        recipe_of,
         threads=threads,
         progress=TerminalProgress(),
     )
+    return models, points
 
 
 def _sets() -> tuple[str, ...]:

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 from edge_uad.cli.built_bank import print_skipped
 from edge_uad.cli.console import TerminalProgress, note, warn
-from edge_uad.cli.model import model_or_default, models_by_size, open_for_many, spread_for
+from edge_uad.cli.frontier import measured_points
+from edge_uad.cli.model import model_or_default, open_for_many, spread_for
 from edge_uad.cli.options import MachineOptions, RecipeOptions, recipe_of
 from edge_uad.errors import UsageError
 from edge_uad.records import IndexChoice, WantedPrecision
@@ -143,12 +144,23 @@ def made_in_time(wishes: Wishes, model: Path | None) -> MadeBank:
         EdgeUadError: nothing fits, or as :func:`made_bank`.
     """
     from bank_tools.bench.operating_points import choose_points
+    from edge_uad.sources import recorded_source
+    from edge_uad.sources.recorded import frames_of
 
     if wishes.cycle_ms is None:
         raise ValueError("no cycle was given")
     if wishes.machine.provider != "cpu":
         raise UsageError("--cycle-ms is for the processor; leave --provider out")
-    models, points = measured_points(wishes, model)
+    source, _ = recorded_source(wishes.normals)
+    frames = frames_of(source)
+    models, points = measured_points(
+        model_or_default(model),
+        lambda: next(frames, None),
+        partial(recipe_of, options=wishes.recipe, machine=wishes.machine),
+        provider=wishes.machine.provider,
+        precision=wishes.precision,
+        threads=wishes.machine.threads,
+    )
     _show_points(points, wishes.cycle_ms)
     for point in choose_points(points, wishes.cycle_ms):
         made = made_bank(wishes, models[point.input_px])
@@ -162,34 +174,6 @@ def made_in_time(wishes: Wishes, model: Path | None) -> MadeBank:
         f"no input size keeps this bank's verdicts within a cycle of {wishes.cycle_ms:g} ms on this machine; give the "
         "line more time, or use a faster machine"
     )
-
-
-def measured_points(wishes: Wishes, model: Path | None) -> "tuple[dict[int, Path], list[OperatingPoint]]":
-    """A model file for each input size, and what a frame of the good images takes in each of them.
-
-    Raises:
-        EdgeUadError: the model's weights are not at hand, or no picture can be read.
-    """
-    from bank_tools.bank.precision_trial import possible_precisions
-    from bank_tools.bench.operating_points import SamplePictures, measure_points
-    from edge_uad.runtime.backbones import load_backbone
-    from edge_uad.sources import recorded_source
-    from edge_uad.sources.recorded import frames_of
-
-    path = model_or_default(model)
-    card = load_backbone(path).card
-    models = models_by_size(path, card)
-    source, _ = recorded_source(wishes.normals)
-    frames = frames_of(source)
-    points = measure_points(
-        models,
-        possible_precisions(card, wishes.precision, wishes.machine.provider),
-        SamplePictures.of(lambda: next(frames, None)),
-        partial(recipe_of, options=wishes.recipe, machine=wishes.machine),
-        threads=wishes.machine.threads,
-        progress=TerminalProgress(),
-    )
-    return models, points
 
 
 def _show_points(points: "list[OperatingPoint]", cycle_ms: float) -> None:

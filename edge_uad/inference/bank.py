@@ -5,7 +5,6 @@ import hashlib
 import json
 import math
 import os
-import re
 from copy import copy
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,7 @@ from safetensors.numpy import save_file
 
 from edge_uad.errors import BankError, UsageError
 from edge_uad.files import open_regular, replacing
-from edge_uad.inference.backbones.certificate import is_short_line, is_sound
+from edge_uad.inference.backbones.certificate import SHA256, is_short_line, is_sound
 from edge_uad.inference.index import IndexedSearch, PatchIndex, index_of
 from edge_uad.inference.search import FARTHEST, PatchSearch
 from edge_uad.records import (
@@ -41,7 +40,6 @@ UNIT_NORM_TOLERANCE = 1e-3
 MOST_FEATURES = 8
 """Of a processor, that a precision needs; there are two by now."""
 
-_SHA256 = re.compile(r"[0-9a-f]{64}", re.ASCII)
 _MANIFEST_KEY = "edge_uad_manifest"
 _MAX_HEADER_BYTES = 2**20
 """A manifest and the places of three tensors take a few thousand."""
@@ -274,7 +272,7 @@ def _check_ranges(manifest: BankManifest) -> None:
         min(x, y) >= 0 and min(w, h) >= 1,
         not manifest.reduced_decode or reducible(manifest.geometry, manifest.roi),
         manifest.levels >= 1,
-        all(map(_SHA256.fullmatch, (manifest.bank_id, manifest.model_id, manifest.source_digest))),
+        all(map(SHA256.fullmatch, (manifest.bank_id, manifest.model_id, manifest.source_digest))),
         all(map(str.isprintable, (manifest.backbone, manifest.built_at, manifest.built_by))),
         manifest.tiling is None or manifest.tiling.fits(manifest.grid_hw),
         manifest.cycle_ms is None or (math.isfinite(manifest.cycle_ms) and manifest.cycle_ms > 0),

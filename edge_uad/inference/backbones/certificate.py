@@ -15,7 +15,7 @@ FEWEST_IMAGES = 10
 MOST_IMAGES = 10**9
 MOST_CHARS = 200
 """Of a text in it; the longest is a time or a version."""
-_SHA256 = re.compile(r"[0-9a-f]{64}", re.ASCII)
+SHA256 = re.compile(r"[0-9a-f]{64}", re.ASCII)
 
 
 def runtime_of(model: Path, provider: str) -> str:
@@ -63,7 +63,7 @@ def is_sound(certificate: ParityCertificate) -> bool:
         and 0 <= certificate.flips <= certificate.n_judged
         and all(math.isfinite(size) and size >= 0 for size in sizes)
         and all(auroc is None or 0 <= auroc <= 1 for auroc in aurocs)
-        and all(map(_SHA256.fullmatch, (certificate.reference_model_id, certificate.images_digest)))
+        and all(map(SHA256.fullmatch, (certificate.reference_model_id, certificate.images_digest)))
         and all(map(is_short_line, (certificate.runtime, certificate.made_at, certificate.made_by)))
     )
 
