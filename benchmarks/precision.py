@@ -20,8 +20,8 @@ from pathlib import Path
 import numpy as np
 
 from bank_tools.bank.build import BuiltBank, build_bank
-from bank_tools.bank.good_images import embed_all
-from bank_tools.bank.precision_trial import RefusedPrecision, possible_precisions, prepare_trial
+from bank_tools.bank.good_images import embed_for_bank
+from bank_tools.bank.precision_trial import RefusedPrecision, possible_precisions
 from bank_tools.bank.recipe import embedder_for, recipe_for
 from bank_tools.bench.clock import median_ratio, timed_call
 from bank_tools.bench.frames import packaged_frames
@@ -232,8 +232,9 @@ def bank_of(
     recipe = recipe_for(backbone.card)
     embedder = embedder_for(backbone, recipe)
     possible = possible_precisions(backbone.card, "auto", "cpu")
-    trial, slow = prepare_trial(model, embedder, recipe, possible, total=len(good), workers=workers, progress=progress)
-    images = embed_all(frames_of(good), embedder, len(good), progress, workers=workers, trial=trial)
+    images, slow = embed_for_bank(
+        frames_of(good), embedder, recipe, progress, model=model, precisions=possible, total=len(good), workers=workers
+    )
     return build_bank(images, recipe=recipe, embedder=embedder, progress=progress), slow
 
 

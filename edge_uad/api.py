@@ -234,10 +234,9 @@ def build_bank(
     own_packages()
     from bank_tools.bank.build import build_bank as build  # noqa: PLC0415  (inspection does without)
     from bank_tools.bank.embeddings import scratch_folder  # noqa: PLC0415
-    from bank_tools.bank.good_images import embed_all  # noqa: PLC0415
-    from bank_tools.bank.precision_trial import possible_precisions, prepare_trial  # noqa: PLC0415
+    from bank_tools.bank.good_images import embed_for_bank  # noqa: PLC0415
+    from bank_tools.bank.precision_trial import possible_precisions  # noqa: PLC0415
     from bank_tools.bank.recipe import embedder_for, recipe_for  # noqa: PLC0415
-    from bank_tools.bank.rotation import n_views  # noqa: PLC0415
     from bank_tools.bank.tail import weakness_of  # noqa: PLC0415
 
     progress = progress or SilentProgress()
@@ -254,25 +253,16 @@ def build_bank(
     embedder = embedder_for(backbone, full)
     reduce_decoding(source, embedder.preprocessor.least_side_px if full.reduced_decode else None)
     folder = scratch_folder(out_path.parent)
-    trial, slow = prepare_trial(
-        _model_path(model),
-        embedder,
-        full,
-        possible_precisions(backbone.card, precision, provider),
-        total=total,
-        workers=workers,
-        progress=progress,
-        folder=folder,
-    )
-    embedded = embed_all(
+    embedded, slow = embed_for_bank(
         frames_of(source),
         embedder,
-        total,
+        full,
         progress,
+        model=_model_path(model),
+        precisions=possible_precisions(backbone.card, precision, provider),
+        total=total,
         workers=workers,
         folder=folder,
-        trial=trial,
-        views=n_views(full.rotations),
     )
     for name, reason in (*embedded.unreadable, *embedded.empty):
         log.warning("%s was skipped: %s", name, reason)

@@ -1,7 +1,7 @@
 """The good images of a bank: read, embedded, and what cannot be used of them."""
 
 import hashlib
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -9,12 +9,13 @@ from pathlib import Path
 import numpy as np
 
 from bank_tools.bank.embeddings import EmbeddingStore
-from bank_tools.bank.precision_trial import PrecisionTrial
-from bank_tools.bank.rotation import embed_views
+from bank_tools.bank.precision_trial import PrecisionTrial, RefusedPrecision, prepare_trial
+from bank_tools.bank.recipe import Recipe
+from bank_tools.bank.rotation import embed_views, n_views
 from edge_uad.errors import FrameError
 from edge_uad.inference.inspector import Embedder, ForegroundEmbedding
 from edge_uad.progress import Progress
-from edge_uad.records import Frame, UInt8, UnreadableFrame
+from edge_uad.records import Frame, LowerPrecision, UInt8, UnreadableFrame
 from edge_uad.runtime.in_order import in_order
 
 
@@ -109,6 +110,49 @@ def embed_all(
             _add(embedded, images)
             done(1)
     return images
+
+
+def embed_for_bank(
+    frames: Iterable[Frame | UnreadableFrame],
+    embedder: Embedder,
+    recipe: Recipe,
+    progress: Progress,
+    *,
+    model: Path,
+    precisions: Sequence[LowerPrecision],
+    total: int | None,
+    workers: int = 1,
+    folder: Path | None = None,
+    alone: tuple[Embedder, int] | None = None,
+) -> tuple[GoodImages, tuple[RefusedPrecision, ...]]:
+    """Embed every good image in the views that a recipe learns, and some of them in lower precisions, too.
+
+    Args:
+        frames: the good images.
+        embedder: set as the recipe says.
+        recipe: of the bank.
+        progress: shows the steps.
+        model: the embedder's file.
+        precisions: those to try, which this processor can run.
+        total: how many frames there are; None where that is unknown.
+        workers: images at a time.
+        folder: of the temporary files of embeddings; None for the system's.
+        alone: an embedder of this machine and its images at a time, which lower precisions are tried beside; None for
+            the embedder itself.
+
+    Returns:
+        The images, and the precisions that win no time here.
+
+    Raises:
+        EdgeUadError: a temporary file cannot be written, or the model cannot be opened in a precision.
+    """
+    reference, at_once = alone or (embedder, workers)
+    trial, slow = prepare_trial(
+        model, reference, recipe, precisions, total=total, workers=at_once, progress=progress, folder=folder
+    )
+    views = n_views(recipe.rotations)
+    images = embed_all(frames, embedder, total, progress, workers=workers, folder=folder, trial=trial, views=views)
+    return images, slow
 
 
 def _embed_one(

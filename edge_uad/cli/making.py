@@ -69,10 +69,9 @@ def made_bank(wishes: Wishes, model: Path) -> MadeBank:
     """
     from bank_tools.bank.build import build_bank
     from bank_tools.bank.embeddings import scratch_folder
-    from bank_tools.bank.good_images import embed_all
-    from bank_tools.bank.precision_trial import possible_precisions, prepare_trial, would_gain_from_openvino
+    from bank_tools.bank.good_images import embed_for_bank
+    from bank_tools.bank.precision_trial import possible_precisions, would_gain_from_openvino
     from bank_tools.bank.recipe import embedder_for
-    from bank_tools.bank.rotation import n_views
     from edge_uad.sources import recorded_source, reduce_decoding
     from edge_uad.sources.recorded import frames_of, shortfall_of
 
@@ -91,28 +90,21 @@ def made_bank(wishes: Wishes, model: Path) -> MadeBank:
             "'edge-uad[openvino]' build-bank tries it, and certifies what keeps the verdicts"
         )
     # lower precisions are tried on this machine: what they are worth is measured, and waiting for a cluster is no time
-    alone, alone_workers = backbone, workers
+    alone = None
     if machine.cluster is not None:
-        alone, alone_workers = open_for_many(model, replace(machine, cluster=None))
-    trial, slow = prepare_trial(
-        model,
-        embedder_for(alone, recipe),
-        recipe,
-        possible_precisions(backbone.card, wishes.precision, machine.provider),
-        total=total,
-        workers=alone_workers,
-        progress=progress,
-        folder=folder,
-    )
-    images = embed_all(
+        backbone_here, workers_here = open_for_many(model, replace(machine, cluster=None))
+        alone = embedder_for(backbone_here, recipe), workers_here
+    images, slow = embed_for_bank(
         frames_of(source),
         embedder,
-        total,
+        recipe,
         progress,
+        model=model,
+        precisions=possible_precisions(backbone.card, wishes.precision, machine.provider),
+        total=total,
         workers=workers,
         folder=folder,
-        trial=trial,
-        views=n_views(recipe.rotations),
+        alone=alone,
     )
     print_skipped(images)
     if (shortfall := shortfall_of(source)) is not None:

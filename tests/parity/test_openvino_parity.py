@@ -39,6 +39,18 @@ def noise(n: int) -> np.ndarray:
     return np.random.default_rng(5).standard_normal((n, 3, 64, 64), dtype=np.float32)
 
 
+def drawn_request(precision: Literal["fp32", "fp16"]) -> ExportRequest:
+    return ExportRequest(
+        backbone="drawn",
+        input_hw=(64, 64),
+        layers=(0, 1),
+        attention_layer=2,
+        licence="none",
+        weights_sha256="0" * 64,
+        precision=precision,
+    )
+
+
 def test_tokens_and_attention_are_those_of_onnx_runtime(tiny: Backbone, tiny_model: Path) -> None:
     reference = open_backbone(tiny_model)
     assert tiny.card == reference.card
@@ -50,17 +62,8 @@ def test_tokens_and_attention_are_those_of_onnx_runtime(tiny: Backbone, tiny_mod
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
 def test_so_are_those_of_dinov3(precision: Literal["fp32", "fp16"], tmp_path: Path) -> None:
-    request = ExportRequest(
-        backbone="drawn",
-        input_hw=(64, 64),
-        layers=(0, 1),
-        attention_layer=2,
-        licence="none",
-        weights_sha256="0" * 64,
-        precision=precision,
-    )
     path = tmp_path / "m.onnx"
-    export_onnx(random_weights(layer_scale=True, registers=4, pos_grid=0, gated=True), request, path)
+    export_onnx(random_weights(layer_scale=True, registers=4, pos_grid=0, gated=True), drawn_request(precision), path)
     (ours,) = open_backbone(path, provider="openvino", threads=2).embed(noise(1))
     (theirs,) = open_backbone(path).embed(noise(1))
     atol = 1e-5 if precision == "fp32" else 2e-3
@@ -187,16 +190,7 @@ def test_rounded_weights_lie_within_half_a_scale(weights: np.ndarray) -> None:
 
 
 def test_only_an_fp32_model_is_run_in_a_lower_precision(tmp_path: Path) -> None:
-    request = ExportRequest(
-        backbone="drawn",
-        input_hw=(64, 64),
-        layers=(0, 1),
-        attention_layer=2,
-        licence="none",
-        weights_sha256="0" * 64,
-        precision="fp16",
-    )
     path = tmp_path / "m.onnx"
-    export_onnx(random_weights(), request, path)
+    export_onnx(random_weights(), drawn_request("fp16"), path)
     with pytest.raises(ModelError, match="is fp16 itself; only an fp32 one can be run in bf16"):
         open_backbone(path, precision="bf16")

@@ -470,19 +470,24 @@ def test_modbus_serial_of_npm_walks_through_the_handshake(
     assert [one.trigger_id for one in pipeline.taken] == [70_001]
 
 
-def test_a_daemon_shows_its_free_run(tiny_model: Path, tiny_bank: Path, good_parts: Path, tmp_path: Path) -> None:
-    """The whole way: config, daemon, verdicts, and the stop."""
+def line_config(folder: Path, model: Path, station: str) -> tuple[Path, int]:
+    """A config of one station, given by its keys but the name, and the port of its Modbus server."""
     with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    config = tmp_path / "line.yaml"
+        port: int = free.getsockname()[1]
+    config = folder / "line.yaml"
     config.write_text(
-        f"model: {tiny_model}\n"
-        "stations:\n"
-        "  - {name: line, source: 'ipc://" + str(tmp_path / "frames") + f"', bank: {tiny_bank}, "
-        "plc: {control: modbus, unit: 1, recipe_id: 12}}\n"
-        f"publish: {{endpoint: 'ipc://{tmp_path}/verdicts'}}\n"
+        f"model: {model}\n"
+        f"stations: [{{name: line, {station}}}]\n"
+        f"publish: {{endpoint: 'ipc://{folder}/verdicts'}}\n"
         f"plc: {{modbus: {{endpoint: '127.0.0.1:{port}'}}}}\n"
     )
+    return config, port
+
+
+def test_a_daemon_shows_its_free_run(tiny_model: Path, tiny_bank: Path, good_parts: Path, tmp_path: Path) -> None:
+    """The whole way: config, daemon, verdicts, and the stop."""
+    station = f"source: 'ipc://{tmp_path}/frames', bank: {tiny_bank}, plc: {{control: modbus, unit: 1, recipe_id: 12}}"
+    config, port = line_config(tmp_path, tiny_model, station)
     with Running.edge_uad("serve", "--config", config) as daemon:
         daemon.wait_for("ready$")
         with client(port) as plc:
@@ -513,22 +518,13 @@ def test_a_part_is_judged_from_a_trigger_over_modbus_to_its_result(
     tiny_model: Path, tiny_bank: Path, good_parts: Path, scratched_parts: Path, tmp_path: Path
 ) -> None:
     """Config, daemon, edge of Trigger, a frame exposed after it, handshake and result, part by part."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
     parts = tmp_path / "parts"
     parts.mkdir()
     files = [*sorted(good_parts.glob("*.png"))[:3], *sorted(scratched_parts.glob("*.png"))[:2]]
     for number, file in enumerate(files):
         shutil.copy(file, parts / f"{number}.png")
-    config = tmp_path / "line.yaml"
-    config.write_text(
-        f"model: {tiny_model}\n"
-        "stations:\n"
-        f"  - {{name: line, source: {parts}, bank: {tiny_bank}, trigger: software, deadline_ms: 20000, "
-        "plc: {control: modbus, unit: 1}}\n"
-        f"publish: {{endpoint: 'ipc://{tmp_path}/verdicts'}}\n"
-        f"plc: {{modbus: {{endpoint: '127.0.0.1:{port}'}}}}\n"
-    )
+    judged = f"source: {parts}, bank: {tiny_bank}, trigger: software, deadline_ms: 20000"
+    config, port = line_config(tmp_path, tiny_model, judged + ", plc: {control: modbus, unit: 1}")
     with Running.edge_uad("serve", "--config", config) as daemon:
         daemon.wait_for("ready$")
         with client(port) as plc:
