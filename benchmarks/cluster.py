@@ -23,9 +23,10 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # so that `python benchmarks/cluster.py` works anywhere
-from bank_tools.bank.build import build_bank, embed_all
+from bank_tools.bank.build import build_bank
 from bank_tools.bank.calibrate import cross_distances, fold_count
 from bank_tools.bank.embeddings import EmbeddingStore
+from bank_tools.bank.good_images import embed_all
 from bank_tools.bank.recipe import embedder_for, recipe_for
 from bank_tools.bench.clock import seconds_of
 from bank_tools.bench.frames import decoded, packaged_frames

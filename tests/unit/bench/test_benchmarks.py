@@ -1,14 +1,23 @@
 """What benchmarks compare is worth comparing: the exact methods find the nearest, the samplers choose alike."""
 
+import importlib
+import pkgutil
 from itertools import islice
 
 import numpy as np
 import pytest
 
+import benchmarks
 from bank_tools.bank.coreset import N_ANCHORS, greedy_coreset
 from benchmarks.coreset import all_pairs_first, one_pass_each, projected
 from benchmarks.search import METHODS, PREFIX_BLOCK_ROWS, Method
 from tests.banks import brute_force, unit_rows
+
+
+@pytest.mark.parametrize("name", [module.name for module in pkgutil.iter_modules(benchmarks.__path__)])
+def test_every_benchmark_finds_what_it_measures(name: str) -> None:
+    """They are run by hand, months apart: a name that was moved must not wait until then."""
+    importlib.import_module(f"benchmarks.{name}")
 
 
 @pytest.mark.parametrize("method", [method for method in METHODS if method.exact], ids=lambda method: method.name)
